@@ -9,13 +9,13 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::lab::{Lab, until};
-use crate::scenario::credentials::account;
-use crate::scenario::rollback::SECOND_TAG;
+use crate::lab::{Lab, wait_until};
+use crate::scenario::credentials::account_name;
+use crate::scenario::rollback::SECOND_TAG_STEP;
 use crate::scenario::{OLD_RELEASE, PartTimings, bring_up_mesh, text_field};
-use crate::server::Server;
-use crate::story::{carries, is_gone};
-use crate::worker::Holdable;
+use crate::server::DevServer;
+use crate::story::{assert_revision_gone, assert_sidecars};
+use crate::worker::PausableLabWorker;
 use crate::{Result, run_command};
 
 /// Catalogue of this lab: each version with the charts that it is installed from. Some of these
@@ -28,7 +28,7 @@ const CATALOGUE: [(&str, &str); 5] = [
     ("1.28.0.1", "1.27.9"),
     ("1.27.7.1@0.0.0-gone", "1.27.9"),
 ];
-const LIMIT: Duration = Duration::from_mins(2);
+const STATE_TIMEOUT: Duration = Duration::from_mins(2);
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -52,18 +52,18 @@ pub(crate) struct Options {
 /// The file `tests/bad-input.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    row: Vec<Row>,
+struct BadInputFile {
+    row: Vec<BadInputRow>,
 }
 
 /// One row: a mistake and the answer that it must get. The head of the file describes each key.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
+struct BadInputRow {
     input: String,
     #[serde(default)]
     given: Vec<Vec<String>>,
-    kubeconfig: Option<Kubeconfig>,
+    kubeconfig: Option<KubeconfigChange>,
     r#do: Vec<String>,
     code: Option<String>,
     ok: Option<String>,
@@ -77,7 +77,7 @@ struct Row {
 /// Changes to the valid kubeconfig of cluster c3.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Kubeconfig {
+struct KubeconfigChange {
     server: Option<String>,
     /// Line that is added to the `cluster` section.
     cluster: Option<String>,
@@ -91,7 +91,7 @@ struct Kubeconfig {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let text =
         std::fs::read_to_string("tests/bad-input.toml").map_err(|error| error.to_string())?;
-    let file: File =
+    let file: BadInputFile =
         toml::from_str(&text).map_err(|error| format!("tests/bad-input.toml: {error}"))?;
     if options.list {
         println!("{} rows", file.row.len());
@@ -100,7 +100,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut parts = PartTimings::new();
     let lab = parts.run_part("start a lab", || Lab::start("bad-input", 3))?;
     let (server, worker) = parts.run_part("start Meshwright", || {
-        Holdable::with_server(
+        PausableLabWorker::start_with_server(
             &lab,
             &options.dir,
             &options.listen,
@@ -108,26 +108,26 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             &["--step-seconds", "45"],
         )
     })?;
-    let mut stage = Stage {
+    let mut stage = BadInputStage {
         lab: &lab,
         server: &server,
         worker: &worker,
         dir: &options.dir,
         saved: Vec::new(),
     };
-    stage.odd_releases()?;
+    stage.import_odd_releases()?;
     bring_up_mesh(&lab, &server, &mut parts)?;
     let mut failed = 0;
-    let begins = |row: &&Row| {
+    let begins = |row: &&BadInputRow| {
         options
             .from
             .as_ref()
             .is_none_or(|from| row.input.contains(from.as_str()))
     };
-    let rows: Vec<&Row> = file.row.iter().skip_while(|row| !begins(row)).collect();
+    let rows: Vec<&BadInputRow> = file.row.iter().skip_while(|row| !begins(row)).collect();
     for row in &rows {
         println!("\n-- {}", row.input);
-        match stage.row(row) {
+        match stage.run_row(row) {
             Ok(said) => println!(
                 "   {}\nrow passed: {}",
                 said.trim().replace('\n', "\n   "),
@@ -139,7 +139,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
         }
     }
-    is_gone(&lab, "1-27-9")?;
+    assert_revision_gone(&lab, "1-27-9")?;
     if options.count {
         println!("\n{} passed, {failed} failed", rows.len() - failed);
     }
@@ -151,49 +151,49 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// The lab, the server and the worker that rows run on.
-struct Stage<'a> {
+struct BadInputStage<'a> {
     lab: &'a Lab,
-    server: &'a Server,
-    worker: &'a Holdable,
+    server: &'a DevServer,
+    worker: &'a PausableLabWorker,
     dir: &'a Path,
     /// Objects that a row saved to restore them afterwards, each with the name of its cluster.
     saved: Vec<(String, Value)>,
 }
 
-impl Stage<'_> {
+impl BadInputStage<'_> {
     /// Runs a row and returns the message of the service. Unless the row allows a mixed mesh, every
     /// live pod must carry the old revision afterwards.
-    fn row(&mut self, row: &Row) -> Result<String> {
+    fn run_row(&mut self, row: &BadInputRow) -> Result<String> {
         for action in &row.given {
-            self.act(action)?;
+            self.run_action(action)?;
         }
-        let file = self.kubeconfig(row.kubeconfig.as_ref())?;
+        let file = self.write_kubeconfig(row.kubeconfig.as_ref())?;
         let arguments: Vec<String> = row
             .r#do
             .iter()
-            .map(|word| Ok(self.fill(word)?.replace("{kubeconfig}", &file)))
+            .map(|word| Ok(self.fill_placeholders(word)?.replace("{kubeconfig}", &file)))
             .collect::<Result<_>>()?;
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let verdict = self.judge(row, self.server.cli(&words));
+        let verdict = self.check_answer(row, self.server.run_cli(&words));
         // Clean up even when the row failed, because the next row expects the state that this one
         // should have ended in.
         for action in &row.after {
-            self.act(action)?;
+            self.run_action(action)?;
         }
         if !row.mixed {
-            carries(self.lab, OLD_RELEASE.1, OLD_RELEASE.2)?;
+            assert_sidecars(self.lab, OLD_RELEASE.1, OLD_RELEASE.2)?;
         }
         verdict
     }
 
-    fn judge(&self, row: &Row, answer: Result<String>) -> Result<String> {
+    fn check_answer(&self, row: &BadInputRow, answer: Result<String>) -> Result<String> {
         let (code, said) = match (&row.code, &row.ok, answer) {
             (Some(code), None, Err(said)) if said.contains(&format!("({code})")) => (code, said),
             (Some(code), None, answer) => {
                 return Err(format!("{code} was expected, not {answer:?}"));
             }
             (None, Some(wanted), Ok(_)) => {
-                let state = text_field(&self.newest()?, "state")?;
+                let state = text_field(&self.latest_upgrade()?, "state")?;
                 return if state == *wanted {
                     Ok(state)
                 } else {
@@ -229,64 +229,75 @@ impl Stage<'_> {
         }
     }
 
-    fn newest(&self) -> Result<Value> {
-        Ok(self.server.ask(&["upgrade", "list", "demo"])?["items"][0].clone())
+    fn latest_upgrade(&self) -> Result<Value> {
+        Ok(self.server.run_json(&["upgrade", "list", "demo"])?["items"][0].clone())
     }
 
-    fn namespace(&self) -> Result<String> {
-        text_field(&self.server.ask(&["mesh", "get", "demo"])?, "namespace")
+    fn mesh_namespace(&self) -> Result<String> {
+        text_field(
+            &self.server.run_json(&["mesh", "get", "demo"])?,
+            "namespace",
+        )
     }
 
-    fn fill(&self, word: &str) -> Result<String> {
+    fn fill_placeholders(&self, word: &str) -> Result<String> {
         let mut filled = word.to_owned();
         if filled == "{kubeconfig c1}" {
             return Ok(self.lab.kubeconfig_path("c1")?.display().to_string());
         }
         if filled.contains("{upgrade}") {
-            filled = filled.replace("{upgrade}", &text_field(&self.newest()?, "id")?);
+            filled = filled.replace("{upgrade}", &text_field(&self.latest_upgrade()?, "id")?);
         }
         if filled == "{account c2}" {
-            return account(self.server, "c2");
+            return account_name(self.server, "c2");
         }
         if filled.contains("{namespace}") {
-            filled = filled.replace("{namespace}", &self.namespace()?);
+            filled = filled.replace("{namespace}", &self.mesh_namespace()?);
         }
         Ok(filled)
     }
 
-    fn act(&mut self, action: &[String]) -> Result<()> {
+    fn run_action(&mut self, action: &[String]) -> Result<()> {
         let filled: Vec<String> = action
             .iter()
-            .map(|word| self.fill(word))
+            .map(|word| self.fill_placeholders(word))
             .collect::<Result<_>>()?;
         let words: Vec<&str> = filled.iter().map(String::as_str).collect();
         match words[..] {
             ["kubectl", cluster, ref rest @ ..] => self.lab.run_kubectl(cluster, rest).map(drop),
-            ["cli", ref rest @ ..] => self.server.cli(rest).map(drop),
+            ["cli", ref rest @ ..] => self.server.run_cli(rest).map(drop),
             ["apply", cluster, manifest] => {
-                let file = self.file("given.yaml", manifest)?;
+                let file = self.write_file("given.yaml", manifest)?;
                 self.lab
                     .run_kubectl(cluster, &["apply", "-f", &file])
                     .map(drop)
             }
             ["stop", process] => self.lab.signal_process(process, "STOP"),
             ["continue", process] => self.lab.signal_process(process, "CONT"),
-            ["until-answers", cluster] => until("the cluster answers", LIMIT, || {
-                self.lab.get(cluster, &["nodes"]).ok()
+            ["until-answers", cluster] => wait_until("the cluster answers", STATE_TIMEOUT, || {
+                self.lab.list_objects(cluster, &["nodes"]).ok()
             })
             .map(drop),
             ["until", state] => self
                 .server
-                .await_state(&text_field(&self.newest()?, "id")?, state, LIMIT)
+                .wait_for_state(
+                    &text_field(&self.latest_upgrade()?, "id")?,
+                    state,
+                    STATE_TIMEOUT,
+                )
                 .map(drop),
             ["promote-and-lose", process] => {
-                let promote = ["upgrade", "promote", &text_field(&self.newest()?, "id")?];
+                let promote = [
+                    "upgrade",
+                    "promote",
+                    &text_field(&self.latest_upgrade()?, "id")?,
+                ];
                 let _held = self
                     .worker
-                    .before(SECOND_TAG, || self.server.cli(&promote).map(drop))?;
+                    .pause_before(SECOND_TAG_STEP, || self.server.run_cli(&promote).map(drop))?;
                 self.lab.signal_process(process, "STOP")
             }
-            ["save", cluster, kind, name] => self.save(cluster, kind, name),
+            ["save", cluster, kind, name] => self.save_object(cluster, kind, name),
             ["spoil", cluster, secret] => {
                 let patch = r#"{"stringData":{"token":"not-a-token-of-this-cluster"}}"#;
                 self.lab
@@ -296,7 +307,7 @@ impl Stage<'_> {
                             "patch",
                             "secret",
                             "-n",
-                            &self.namespace()?,
+                            &self.mesh_namespace()?,
                             secret,
                             "-p",
                             patch,
@@ -304,23 +315,31 @@ impl Stage<'_> {
                     )
                     .map(drop)
             }
-            ["restore"] => self.restore(),
+            ["restore"] => self.restore_objects(),
             ["restart-postgres"] => self.restart_postgres(),
             _ => Err(format!("nobody knows how to {words:?}")),
         }
     }
 
-    fn file(&self, name: &str, text: &str) -> Result<String> {
+    fn write_file(&self, name: &str, text: &str) -> Result<String> {
         let file = self.dir.join(name);
         std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
         Ok(file.display().to_string())
     }
 
     /// Saves an object to be restored later, without the fields that the API server sets itself.
-    fn save(&mut self, cluster: &str, kind: &str, name: &str) -> Result<()> {
+    fn save_object(&mut self, cluster: &str, kind: &str, name: &str) -> Result<()> {
         let text = self.lab.run_kubectl(
             cluster,
-            &["get", kind, name, "-n", &self.namespace()?, "-o", "json"],
+            &[
+                "get",
+                kind,
+                name,
+                "-n",
+                &self.mesh_namespace()?,
+                "-o",
+                "json",
+            ],
         )?;
         let mut object: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         let metadata = object["metadata"]
@@ -339,9 +358,9 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn restore(&mut self) -> Result<()> {
+    fn restore_objects(&mut self) -> Result<()> {
         for (cluster, object) in std::mem::take(&mut self.saved) {
-            let file = self.file("saved.json", &object.to_string())?;
+            let file = self.write_file("saved.json", &object.to_string())?;
             // Replace an object that still exists instead of deleting it first: without its role
             // for a moment, our account would be refused calls that it is allowed.
             if self
@@ -401,20 +420,20 @@ impl Stage<'_> {
 
     /// Imports releases that cannot be used for reasons other than their version: a chart that
     /// fails to render, and a minimum Kubernetes version that is too high.
-    fn odd_releases(&self) -> Result<()> {
-        let charts = self.lab.charts("1.27.9")?;
+    fn import_odd_releases(&self) -> Result<()> {
+        let charts = self.lab.charts_path("1.27.9")?;
         let broken = self.dir.join("broken-charts");
         run_command(Command::new("cp").arg("-r").arg(&charts).arg(&broken))?;
         let template = broken.join("istiod").join("templates").join("broken.yaml");
         std::fs::write(template, "{{ fail \"this chart is broken\" }}\n")
             .map_err(|error| error.to_string())?;
         self.server
-            .import("1.27.6.1", &broken.display().to_string(), &[])?;
+            .import_release("1.27.6.1", &broken.display().to_string(), &[])?;
         self.server
-            .import("1.27.5.1", &charts, &["--kubernetes-min", "34"])
+            .import_release("1.27.5.1", &charts, &["--kubernetes-min", "34"])
     }
 
-    fn kubeconfig(&self, change: Option<&Kubeconfig>) -> Result<String> {
+    fn write_kubeconfig(&self, change: Option<&KubeconfigChange>) -> Result<String> {
         let Some(change) = change else {
             return Ok(String::new());
         };
@@ -438,6 +457,6 @@ impl Stage<'_> {
         if let (Some(user), Some((head, _))) = (token, text.split_once("  user:\n")) {
             text = format!("{head}  user:\n    {user}\n");
         }
-        self.file("kubeconfig.yaml", &text)
+        self.write_file("kubeconfig.yaml", &text)
     }
 }

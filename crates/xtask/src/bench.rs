@@ -8,9 +8,9 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, until};
+use crate::lab::{Lab, wait_until};
 use crate::scenario::{PartTimings, text_field};
-use crate::server::Server;
+use crate::server::DevServer;
 use crate::{Result, run_command};
 
 pub(crate) mod api;
@@ -29,18 +29,18 @@ pub(crate) enum BenchCommand {
     Rollout(RolloutOptions),
     /// Measure the cost of row-level security against queries that only filter by tenant, on a
     /// private Postgres; build with --release.
-    Walls(walls::Walls),
+    Walls(walls::RlsCostOptions),
     /// Measure how the requests and clusters of one tenant, and connections that never send a whole
     /// request, slow down other tenants.
-    Fair(fair::Fair),
+    Fair(fair::FairnessOptions),
     /// Measure GET and POST requests through the whole service against pgbench with the same
     /// transaction, and against `pgbench -S`.
-    Api(api::Bench),
+    Api(api::ApiBenchOptions),
     /// Measure operations and steps that do no work in clusters against inserts of one row by
     /// pgbench; build with --release.
-    Engine(engine::Engine),
+    Engine(engine::EngineOptions),
     /// Measure whether answer times reveal that an object of another tenant exists.
-    Existence(existence::Existence),
+    Existence(existence::ExistenceOptions),
 }
 
 #[derive(Debug, Args)]
@@ -105,7 +105,7 @@ fn measure_rollout(options: &RolloutOptions) -> Result<()> {
     let mut parts = PartTimings::new();
     let lab = parts.run_part("start a lab", || Lab::start("bench", 1))?;
     let server = parts.run_part("start Meshwright", || {
-        Server::start(&lab, &options.dir, &options.listen, &catalogue, &settings)
+        DevServer::start(&lab, &options.dir, &options.listen, &catalogue, &settings)
     })?;
     parts.run_part("bring a mesh and its workloads up", || {
         deploy_workloads(&lab, &server, options)
@@ -132,9 +132,9 @@ fn measure_rollout(options: &RolloutOptions) -> Result<()> {
     Ok(())
 }
 
-fn deploy_workloads(lab: &Lab, server: &Server, options: &RolloutOptions) -> Result<()> {
+fn deploy_workloads(lab: &Lab, server: &DevServer, options: &RolloutOptions) -> Result<()> {
     let kubeconfig = lab.kubeconfig_path("c1")?.display().to_string();
-    server.cli(&[
+    server.run_cli(&[
         "cluster",
         "register",
         "c1",
@@ -142,7 +142,7 @@ fn deploy_workloads(lab: &Lab, server: &Server, options: &RolloutOptions) -> Res
         &kubeconfig,
         "--wait",
     ])?;
-    server.cli(&[
+    server.run_cli(&[
         "mesh",
         "create",
         "demo",
@@ -163,7 +163,7 @@ fn deploy_workloads(lab: &Lab, server: &Server, options: &RolloutOptions) -> Res
     let file = options.dir.join("load.yaml");
     std::fs::write(&file, manifest).map_err(|error| error.to_string())?;
     lab.run_kubectl("c1", &["apply", "-f", &file.display().to_string()])?;
-    until("every workload is ready", ROLLOUT_TIMEOUT, || {
+    wait_until("every workload is ready", ROLLOUT_TIMEOUT, || {
         all_ready(lab, options.workloads)
             .ok()
             .filter(|ready| *ready)
@@ -175,14 +175,14 @@ fn all_ready(lab: &Lab, wanted: usize) -> Result<bool> {
     let ready = |deployment: &&Value| {
         deployment["status"]["availableReplicas"] == 1 && deployment["status"]["replicas"] == 1
     };
-    let deployments = lab.get("c1", &["deployments", "-n", "load"])?;
+    let deployments = lab.list_objects("c1", &["deployments", "-n", "load"])?;
     Ok(deployments.iter().filter(ready).count() == wanted
-        && lab.get("c1", &["pods", "-n", "load"])?.len() == wanted)
+        && lab.list_objects("c1", &["pods", "-n", "load"])?.len() == wanted)
 }
 
 /// Upgrades the mesh in place to a build with another proxy image, and measures the roll-out only.
-fn measure_upgrade(lab: &Lab, server: &Server, build: usize) -> Result<RolloutSample> {
-    let mut audit = lab.audit("c1")?;
+fn measure_upgrade(lab: &Lab, server: &DevServer, build: usize) -> Result<RolloutSample> {
+    let mut audit = lab.tail_audit_log("c1")?;
     let version = format!("1.27.9.{build}");
     let plan = [
         "upgrade",
@@ -196,9 +196,9 @@ fn measure_upgrade(lab: &Lab, server: &Server, build: usize) -> Result<RolloutSa
         "0",
         "--start",
     ];
-    let upgrade = text_field(&server.ask(&plan)?, "id")?;
-    server.await_state(&upgrade, "succeeded", ROLLOUT_TIMEOUT)?;
-    let operations = server.ask(&["operation", "list"])?;
+    let upgrade = text_field(&server.run_json(&plan)?, "id")?;
+    server.wait_for_state(&upgrade, "succeeded", ROLLOUT_TIMEOUT)?;
+    let operations = server.run_json(&["operation", "list"])?;
     let mut all = operations["items"].as_array().into_iter().flatten();
     let roll = all.find(|operation| {
         operation["upgrade_id"] == upgrade.as_str() && operation["kind"] == "roll"
@@ -217,9 +217,9 @@ fn measure_upgrade(lab: &Lab, server: &Server, build: usize) -> Result<RolloutSa
         at.is_some_and(|at| at >= begun && at <= ended)
     };
     let requests = audit
-        .fresh()?
+        .read_new_entries()?
         .iter()
-        .filter(|entry| crate::lab::ours(entry) && inside(entry))
+        .filter(|entry| crate::lab::is_from_meshwright(entry) && inside(entry))
         .count();
     if requests == 0 {
         return Err("the audit log shows nothing of the roll-out".into());
@@ -231,10 +231,10 @@ fn measure_upgrade(lab: &Lab, server: &Server, build: usize) -> Result<RolloutSa
 }
 
 fn measure_kubectl(lab: &Lab, options: &RolloutOptions) -> Result<RolloutSample> {
-    let mut audit = lab.audit("c1")?;
+    let mut audit = lab.tail_audit_log("c1")?;
     let kubectl = format!(
         "{} kubectl --kubeconfig {} -n load",
-        lab.kubernetes()?,
+        lab.kubernetes_binary()?,
         lab.kubeconfig_path("c1")?.display()
     );
     let one = format!(
@@ -248,7 +248,10 @@ fn measure_kubectl(lab: &Lab, options: &RolloutOptions) -> Result<RolloutSample>
     let start = Instant::now();
     // kubectl caches a cluster's kinds below its home folder, so it gets a home folder of its own.
     let home = format!("HOME={}", options.dir.display());
-    run_command(lab.inside(None).args(["env", &home, "sh", "-ec", &all]))?;
+    run_command(
+        lab.command_in_network(None)
+            .args(["env", &home, "sh", "-ec", &all]),
+    )?;
     let seconds = start.elapsed().as_secs_f64();
     let by = |entry: &&Value| {
         entry["userAgent"]
@@ -257,7 +260,7 @@ fn measure_kubectl(lab: &Lab, options: &RolloutOptions) -> Result<RolloutSample>
     };
     Ok(RolloutSample {
         seconds,
-        requests: audit.fresh()?.iter().filter(by).count(),
+        requests: audit.read_new_entries()?.iter().filter(by).count(),
     })
 }
 

@@ -6,14 +6,14 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::Result;
-use crate::lab::until;
-use crate::process::{Process, free_address};
+use crate::lab::wait_until;
+use crate::process::{ChildProcess, free_address};
 
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running program; it is killed when this value is dropped.
-pub(crate) struct Beside {
-    _process: Process,
+pub(crate) struct TlsProgram {
+    _process: ChildProcess,
     /// Address and port that the program listens on.
     pub(crate) address: String,
     /// File with the program's self-signed certificate as PEM; a client that trusts this file
@@ -21,7 +21,7 @@ pub(crate) struct Beside {
     pub(crate) certificate: PathBuf,
 }
 
-impl Beside {
+impl TlsProgram {
     /// Builds the program if the cache does not have it, starts it with a new certificate, and
     /// waits until it listens.
     pub(crate) fn start(name: &str, dir: &Path) -> Result<Self> {
@@ -49,8 +49,8 @@ impl Beside {
             .arg("--key")
             .arg(&key);
         run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let process = Process::start(name, &mut run)?;
-        until(&format!("{name} listens"), START_LIMIT, || {
+        let process = ChildProcess::start(name, &mut run)?;
+        wait_until(&format!("{name} listens"), START_TIMEOUT, || {
             std::net::TcpStream::connect(&address).ok()
         })?;
         Ok(Self {

@@ -20,13 +20,13 @@ use meshwright_store::{HostingCluster, Sealer, Store};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::process::{Process, free_address};
-use crate::service::{self, Api, SERVER, Setting};
+use crate::process::{ChildProcess, free_address};
+use crate::service::{self, ApiProcess, ApiProcessConfig, SERVER_BINARY};
 use crate::{Result, fresh, run_command};
 
 mod outside;
 
-use outside::Outside;
+use outside::Peers;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -36,26 +36,26 @@ pub(crate) struct Options {
 }
 
 /// Marker word that every secret field holds; it must not be found anywhere.
-const SECRET: &str = "CANARYzq7secretzq7CANARY";
+const SECRET_MARKER: &str = "CANARYzq7secretzq7CANARY";
 /// Marker word of fields that are not secret; it must be found.
-const PLAIN: &str = "canaryzq7plainzq7canary";
+const PLAIN_MARKER: &str = "canaryzq7plainzq7canary";
 /// Requests that are under way at once.
-const WIDTH: usize = 16;
+const MAX_IN_FLIGHT: usize = 16;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let postgres = fresh::live(scratch.path())?;
+    let postgres = fresh::start_migrated_postgres(scratch.path())?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let [api_log, worker_log] = ["api.log", "worker.log"].map(|name| scratch.path().join(name));
-    let url = |role: &str| postgres.url(role, fresh::NAME);
+    let url = |role: &str| postgres.url(role, fresh::DATABASE_NAME);
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
     let owner = runtime
-        .block_on(prepare(&url("mw_worker")))
+        .block_on(prepare_database(&url("mw_worker")))
         .map_err(|error| error.to_string())?;
-    let outside = runtime.block_on(Outside::start())?;
+    let outside = runtime.block_on(Peers::start())?;
     let authority = scratch.path().join("authority.pem");
-    std::fs::write(&authority, &outside.authority).map_err(|error| error.to_string())?;
+    std::fs::write(&authority, &outside.ca_pem).map_err(|error| error.to_string())?;
     let [api_metrics, worker_metrics] = [free_address()?, free_address()?];
     let telemetry = |metrics: &str| {
         vec![
@@ -71,35 +71,42 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // The fake cluster is on this machine, and the API refuses literal addresses that no worker is
     // allowed to call.
     environment.push(("MESHWRIGHT_ALLOW_NETWORKS", "127.0.0.0/8".to_owned()));
-    let setting = Setting {
-        log: Some(api_log.clone()),
-        level: "trace",
+    let setting = ApiProcessConfig {
+        log_file: Some(api_log.clone()),
+        log_level: "trace",
         environment,
-        ..Setting::new(&url("mw_api"), &secret)
+        ..ApiProcessConfig::new(&url("mw_api"), &secret)
     };
-    let api = Api::start(setting)?;
+    let api = ApiProcess::start(setting)?;
     let mut environment = telemetry(&worker_metrics);
     environment.push(("SSL_CERT_FILE", authority.display().to_string()));
     let worker = start_worker(&url("mw_worker"), &secret, &worker_log, environment)?;
-    let (answers, mut words) =
-        runtime.block_on(flood(options.requests, &api.address, &owner, &outside))?;
-    words.extend(disguises(SECRET));
+    let (answers, mut words) = runtime.block_on(send_requests(
+        options.requests,
+        &api.address,
+        &owner,
+        &outside,
+    ))?;
+    words.extend(encoded_forms(SECRET_MARKER));
     words.insert(owner.rsplit('_').next().unwrap_or(&owner).to_owned());
     // Give the worker time for the operations that were accepted last.
     std::thread::sleep(Duration::from_secs(5));
     let metrics = runtime.block_on(async {
-        Ok::<_, String>([scrape(&api_metrics).await?, scrape(&worker_metrics).await?])
+        Ok::<_, String>([
+            scrape_metrics(&api_metrics).await?,
+            scrape_metrics(&worker_metrics).await?,
+        ])
     })?;
     drop((api, worker));
     let root = url(meshwright_store::embedded_postgres::SUPERUSER);
     run_command(
-        Command::new(fresh::program("psql")?)
+        Command::new(fresh::postgres_program("psql")?)
             .args(["--quiet", "--command", "CHECKPOINT"])
             .arg(&root),
     )?;
     let dump = scratch.path().join("dump.sql");
     run_command(
-        Command::new(fresh::program("pg_dump")?)
+        Command::new(fresh::postgres_program("pg_dump")?)
             .arg("--file")
             .arg(&dump)
             .arg(&root),
@@ -119,14 +126,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             std::fs::read(path).map_err(|error| format!("{title}: {error}"))?,
         ));
     }
-    files_below(&data, &mut haystacks)?;
-    haystacks.push(("traces".into(), outside.traced()));
+    read_files_below(&data, &mut haystacks)?;
+    haystacks.push(("traces".into(), outside.take_traces()));
     haystacks.push(("metrics".into(), metrics.concat()));
-    judge(&haystacks, &words, options.requests)
+    check_for_leaks(&haystacks, &words, options.requests)
 }
 
 /// Returns a secret as it is and in the encodings that our own code uses: hexadecimal and base64.
-fn disguises(secret: &str) -> BTreeSet<String> {
+fn encoded_forms(secret: &str) -> BTreeSet<String> {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD_NO_PAD;
     let hex = secret
@@ -141,7 +148,11 @@ fn disguises(secret: &str) -> BTreeSet<String> {
     shifted.chain([secret.to_owned(), hex]).collect()
 }
 
-fn judge(haystacks: &[(String, Vec<u8>)], words: &BTreeSet<String>, requests: usize) -> Result<()> {
+fn check_for_leaks(
+    haystacks: &[(String, Vec<u8>)],
+    words: &BTreeSet<String>,
+    requests: usize,
+) -> Result<()> {
     let found = |bytes: &[u8], word: &str| memchr::memmem::find(bytes, word.as_bytes()).is_some();
     let finder: Vec<&str> = words.iter().map(String::as_str).collect();
     let leaks: Vec<String> = haystacks
@@ -155,7 +166,7 @@ fn judge(haystacks: &[(String, Vec<u8>)], words: &BTreeSet<String>, requests: us
         .collect();
     let seen: Vec<&str> = haystacks
         .iter()
-        .filter(|(_, bytes)| found(bytes, PLAIN))
+        .filter(|(_, bytes)| found(bytes, PLAIN_MARKER))
         .map(|(title, _)| title.as_str())
         .collect();
     let bytes: usize = haystacks.iter().map(|(_, bytes)| bytes.len()).sum();
@@ -222,12 +233,12 @@ fn judge(haystacks: &[(String, Vec<u8>)], words: &BTreeSet<String>, requests: us
     }
 }
 
-fn files_below(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
+fn read_files_below(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
     let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         if path.is_dir() {
-            files_below(&path, into)?;
+            read_files_below(&path, into)?;
             continue;
         }
         let kind = if path.to_string_lossy().contains("pg_wal") {
@@ -245,21 +256,23 @@ fn files_below(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
 
 /// Creates a tenant with quotas that no test reaches and a hosting cluster whose kubeconfig is
 /// secret, and returns the key of the tenant's owner.
-async fn prepare(database: &str) -> std::result::Result<String, meshwright_store::StoreError> {
+async fn prepare_database(
+    database: &str,
+) -> std::result::Result<String, meshwright_store::StoreError> {
     let store = Store::connect(database, Sealer::new([7; 32])).await?;
-    let tenant = service::roomy_tenant(&store, "canary").await?;
+    let tenant = service::create_unlimited_tenant(&store, "canary").await?;
     let hosting = HostingCluster {
         id: HostingClusterId(SystemClock.new_uuid()),
-        name: PLAIN.into(),
+        name: PLAIN_MARKER.into(),
         created_at: SystemClock.now(),
     };
     store
-        .add_hosting_cluster(&hosting, SECRET.as_bytes())
+        .add_hosting_cluster(&hosting, SECRET_MARKER.as_bytes())
         .await?;
-    service::key(&store, tenant, Role::Owner).await
+    service::create_api_key(&store, tenant, Role::Owner).await
 }
 
-async fn scrape(address: &str) -> Result<Vec<u8>> {
+async fn scrape_metrics(address: &str) -> Result<Vec<u8>> {
     let answer = reqwest::get(format!("http://{address}/metrics"))
         .await
         .map_err(|error| error.to_string())?;
@@ -277,9 +290,9 @@ fn start_worker(
     secret: &Path,
     log: &Path,
     telemetry: Vec<(&'static str, String)>,
-) -> Result<Process> {
+) -> Result<ChildProcess> {
     let log = std::fs::File::create(log).map_err(|error| error.to_string())?;
-    let mut run = Command::new(SERVER);
+    let mut run = Command::new(SERVER_BINARY);
     run.args([
         "work",
         "--database-url",
@@ -294,21 +307,21 @@ fn start_worker(
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log);
-    Process::start("the worker", &mut run)
+    ChildProcess::start("the worker", &mut run)
 }
 
 /// Sends requests that carry the secret in every possible field. Returns the text of all answers
 /// without the secrets that an answer is meant to show, and some of those secrets, which are
 /// searched for as well.
-async fn flood(
+async fn send_requests(
     requests: usize,
     address: &str,
     owner: &str,
-    outside: &Outside,
+    outside: &Peers,
 ) -> Result<(Vec<u8>, BTreeSet<String>)> {
     let http = reqwest::Client::new();
     let sent = (0..requests).map(|number| {
-        let request = request(number, &http, &format!("http://{address}"), owner, outside);
+        let request = build_request(number, &http, &format!("http://{address}"), owner, outside);
         async move {
             let answer = request.send().await.map_err(|error| error.to_string())?;
             let headers = format!("{:?}", answer.headers());
@@ -319,7 +332,7 @@ async fn flood(
         }
     });
     let answers: Vec<Result<(String, String)>> = futures::stream::iter(sent)
-        .buffer_unordered(WIDTH)
+        .buffer_unordered(MAX_IN_FLIGHT)
         .collect()
         .await;
     let (mut all, mut secrets) = (Vec::new(), BTreeSet::new());
@@ -339,12 +352,12 @@ async fn flood(
     Ok((all, secrets))
 }
 
-fn request(
+fn build_request(
     number: usize,
     http: &reqwest::Client,
     base: &str,
     owner: &str,
-    outside: &Outside,
+    outside: &Peers,
 ) -> RequestBuilder {
     use base64::Engine as _;
     let to = |method: Method, path: &str| {
@@ -352,7 +365,7 @@ fn request(
             .bearer_auth(owner)
     };
     let register = |kubeconfig: String| {
-        let body = json!({ "name": format!("c{number}"), "display_name": PLAIN, "labels": { PLAIN: "x" }, "kubeconfig": kubeconfig });
+        let body = json!({ "name": format!("c{number}"), "display_name": PLAIN_MARKER, "labels": { PLAIN_MARKER: "x" }, "kubeconfig": kubeconfig });
         to(Method::POST, "/v1/clusters")
             .header("Idempotency-Key", format!("{number}"))
             .json(&body)
@@ -361,32 +374,32 @@ fn request(
         base64::engine::general_purpose::STANDARD.encode(format!("-----BEGIN X-----\n{text}\n"))
     };
     match number % 12 {
-        0 => register(outside.kubeconfig(&json!({ "token": SECRET })).to_string()),
+        0 => register(outside.build_kubeconfig(&json!({ "token": SECRET_MARKER })).to_string()),
         1 => register(
             outside
-                .kubeconfig(&json!({ "client-certificate-data": pem("x"), "client-key-data": pem(SECRET) }))
+                .build_kubeconfig(&json!({ "client-certificate-data": pem("x"), "client-key-data": pem(SECRET_MARKER) }))
                 .to_string(),
         ),
         // Secrets in fields where they do not belong: the error must not repeat them.
-        2 => register(outside.kubeconfig(&json!(SECRET)).to_string()),
-        3 => register(outside.kubeconfig(&json!({ "token": [SECRET] })).to_string()),
-        4 => register(outside.kubeconfig(&json!({ "token": SECRET, "client-key-data": SECRET })).to_string()),
-        5 => register(format!("users: [{{user: {{token: {SECRET}}}\n {SECRET}")),
-        6 => register(SECRET.into()),
+        2 => register(outside.build_kubeconfig(&json!(SECRET_MARKER)).to_string()),
+        3 => register(outside.build_kubeconfig(&json!({ "token": [SECRET_MARKER] })).to_string()),
+        4 => register(outside.build_kubeconfig(&json!({ "token": SECRET_MARKER, "client-key-data": SECRET_MARKER })).to_string()),
+        5 => register(format!("users: [{{user: {{token: {SECRET_MARKER}}}\n {SECRET_MARKER}")),
+        6 => register(SECRET_MARKER.into()),
         7 => to(Method::POST, "/v1/clusters")
-            .json(&json!({ "name": format!("c{number}"), "kubeconfig": { "token": SECRET } })),
+            .json(&json!({ "name": format!("c{number}"), "kubeconfig": { "token": SECRET_MARKER } })),
         8 => to(Method::POST, "/v1/api-keys")
             .header("Idempotency-Key", format!("{number}"))
             .json(&json!({ "name": format!("k{number}"), "role": "viewer" })),
-        9 => http.get(format!("{base}/v1/meshes")).bearer_auth(format!("mwk_x_y_{SECRET}")),
+        9 => http.get(format!("{base}/v1/meshes")).bearer_auth(format!("mwk_x_y_{SECRET_MARKER}")),
         10 => {
-            http.get(format!("{base}/v1/meshes")).bearer_auth(format!("eyJhbGciOiJSUzI1NiJ9.{}.{SECRET}", pem(SECRET)))
+            http.get(format!("{base}/v1/meshes")).bearer_auth(format!("eyJhbGciOiJSUzI1NiJ9.{}.{SECRET_MARKER}", pem(SECRET_MARKER)))
         }
         // Create only a few webhooks, because every event is sent to each of them.
         11 if number < 12 * 5 => to(Method::POST, "/v1/webhooks")
             .header("Idempotency-Key", format!("{number}"))
-            .json(&json!({ "name": format!("w{number}"), "url": format!("https://localhost:{}/{PLAIN}", outside.webhook.port()), "kinds": ["operation.state"] })),
-        _ => to(Method::GET, &format!("/v1/clusters?label_selector={PLAIN}")),
+            .json(&json!({ "name": format!("w{number}"), "url": format!("https://localhost:{}/{PLAIN_MARKER}", outside.webhook.port()), "kinds": ["operation.state"] })),
+        _ => to(Method::GET, &format!("/v1/clusters?label_selector={PLAIN_MARKER}")),
     }
 }
 
@@ -399,9 +412,9 @@ mod tests {
         use base64::Engine as _;
         for before in ["", "a", "ab", "abc"] {
             let shown = base64::engine::general_purpose::STANDARD
-                .encode(format!("{before}{SECRET}{before}"));
+                .encode(format!("{before}{SECRET_MARKER}{before}"));
             assert!(
-                disguises(SECRET)
+                encoded_forms(SECRET_MARKER)
                     .iter()
                     .any(|disguise| shown.contains(disguise.as_str())),
                 "{shown}"

@@ -10,7 +10,7 @@ use crate::{Result, run_command};
 
 /// Crates of this workspace that each crate may depend on, apart from dev-dependencies. `xtask` and
 /// `testkit` are used in development only.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED_DEPENDENCIES: [(&str, &[&str]); 9] = [
     ("meshwright-model", &[]),
     ("meshwright-rollout", &["meshwright-model"]),
     ("meshwright-store", &["meshwright-model"]),
@@ -44,7 +44,7 @@ const ALLOWED: [(&str, &[&str]); 9] = [
 
 /// Libraries and the crates that may depend on them, so that each concern stays in one place. An
 /// empty list bans the library.
-const OWNED: [(&str, &[&str]); 11] = [
+const LIBRARY_OWNERS: [(&str, &[&str]); 11] = [
     ("sqlx", &["meshwright-store", "meshwright-testkit"]),
     ("sqlx-core", &[]),
     ("tokio-postgres", &[]),
@@ -59,14 +59,14 @@ const OWNED: [(&str, &[&str]); 11] = [
 ];
 
 /// Most lines that a production file may have.
-const FILE_HARD: usize = 600;
+const MAX_FILE_LINES: usize = 600;
 
-pub(crate) fn check() -> Result<()> {
-    let mut wrong = graph()?;
-    wrong.extend(sizes()?);
-    wrong.extend(crate::pages::pages()?);
-    wrong.extend(crate::hints::hints()?);
-    wrong.extend(crate::links::links()?);
+pub(crate) fn check_repository() -> Result<()> {
+    let mut wrong = check_crate_graph()?;
+    wrong.extend(check_file_sizes()?);
+    wrong.extend(crate::pages::check_problem_pages()?);
+    wrong.extend(crate::hints::check_named_commands()?);
+    wrong.extend(crate::links::check_doc_links()?);
     wrong.extend(crate::circles::find_circles()?);
     wrong.extend(crate::voice::check_voice()?);
     if wrong.is_empty() {
@@ -79,7 +79,7 @@ pub(crate) fn check() -> Result<()> {
 }
 
 /// Compares the dependencies in `cargo metadata` with the allowed ones.
-fn graph() -> Result<Vec<String>> {
+fn check_crate_graph() -> Result<Vec<String>> {
     let text = run_command(Command::new("cargo").args([
         "metadata",
         "--format-version=1",
@@ -87,7 +87,7 @@ fn graph() -> Result<Vec<String>> {
         "--offline",
     ]))?;
     let metadata: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED_DEPENDENCIES.into_iter().collect();
     let mut wrong = Vec::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
         let name = package["name"].as_str().unwrap_or_default();
@@ -101,7 +101,7 @@ fn graph() -> Result<Vec<String>> {
             {
                 wrong.push(format!("{name} may not use {used}: move the code"));
             }
-            if let Some((_, owners)) = OWNED.iter().find(|(library, _)| *library == used)
+            if let Some((_, owners)) = LIBRARY_OWNERS.iter().find(|(library, _)| *library == used)
                 && !owners.contains(&name)
             {
                 wrong.push(format!(
@@ -114,7 +114,7 @@ fn graph() -> Result<Vec<String>> {
 }
 
 /// Checks the lengths of production files. Clippy checks the lengths of functions.
-fn sizes() -> Result<Vec<String>> {
+fn check_file_sizes() -> Result<Vec<String>> {
     let listed = run_command(Command::new("git").args(["ls-files", "*.rs", "*.go"]))?;
     let production = listed
         .lines()
@@ -125,9 +125,9 @@ fn sizes() -> Result<Vec<String>> {
             continue;
         };
         let lines = text.lines().count();
-        if lines > FILE_HARD {
+        if lines > MAX_FILE_LINES {
             wrong.push(format!(
-                "{file} has {lines} lines; {FILE_HARD} is the limit: split it"
+                "{file} has {lines} lines; {MAX_FILE_LINES} is the limit: split it"
             ));
         }
     }

@@ -10,15 +10,15 @@ use serde_json::Value;
 
 use crate::Result;
 
-const RELEASED: &str = "openapi/released.json";
-const PRESENT: &str = "openapi/meshwright.json";
+const RELEASED_DOCUMENT: &str = "openapi/released.json";
+const CURRENT_DOCUMENT: &str = "openapi/meshwright.json";
 
-pub(crate) fn contract() -> Result<()> {
+pub(crate) fn check_contract() -> Result<()> {
     let read = |file: &str| -> Result<Value> {
         let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
         serde_json::from_str(&text).map_err(|error| format!("{file}: {error}"))
     };
-    let broken = breaks(&read(RELEASED)?, &read(PRESENT)?);
+    let broken = find_breaking_changes(&read(RELEASED_DOCUMENT)?, &read(CURRENT_DOCUMENT)?);
     if broken.is_empty() {
         println!("the API keeps what its last release promised");
         return Ok(());
@@ -32,64 +32,64 @@ pub(crate) fn contract() -> Result<()> {
 /// Direction in which a schema travels. A request may allow more than before, and an answer may
 /// hold less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Way {
-    Sent,
-    Answered,
+enum Direction {
+    Request,
+    Response,
 }
 
 /// State of the comparison of two documents.
-struct Comparison<'a> {
+struct DocumentComparison<'a> {
     old: &'a Value,
     new: &'a Value,
-    broken: Vec<String>,
-    seen: BTreeSet<(String, Way)>,
+    breaking_changes: Vec<String>,
+    visited: BTreeSet<(String, Direction)>,
 }
 
 /// Returns the changes that break a client of the old document.
-fn breaks(old: &Value, new: &Value) -> Vec<String> {
-    let mut comparison = Comparison {
+fn find_breaking_changes(old: &Value, new: &Value) -> Vec<String> {
+    let mut comparison = DocumentComparison {
         old,
         new,
-        broken: Vec::new(),
-        seen: BTreeSet::new(),
+        breaking_changes: Vec::new(),
+        visited: BTreeSet::new(),
     };
-    for (path, methods) in members(&old["paths"]) {
-        for (method, operation) in members(methods) {
+    for (path, methods) in object_members(&old["paths"]) {
+        for (method, operation) in object_members(methods) {
             let place = format!("{} {path}", method.to_uppercase());
             match new["paths"][path].get(method) {
-                Some(present) => comparison.operation(&place, operation, present),
-                None => comparison.broken.push(format!("{place} is gone")),
+                Some(present) => comparison.compare_operation(&place, operation, present),
+                None => comparison.breaking_changes.push(format!("{place} is gone")),
             }
         }
     }
-    comparison.broken
+    comparison.breaking_changes
 }
 
-fn members(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+fn object_members(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
     value.as_object().into_iter().flatten()
 }
 
-fn items(value: &Value) -> &[Value] {
+fn array_items(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 /// Returns the types that a value may have. A schema without a type allows every type and is
 /// represented by `null`.
-fn types(schema: &Value) -> BTreeSet<String> {
+fn schema_types(schema: &Value) -> BTreeSet<String> {
     match &schema["type"] {
         Value::Array(listed) => listed.iter().map(Value::to_string).collect(),
         one => BTreeSet::from([one.to_string()]),
     }
 }
 
-fn required(schema: &Value) -> BTreeSet<&str> {
-    items(&schema["required"])
+fn required_fields(schema: &Value) -> BTreeSet<&str> {
+    array_items(&schema["required"])
         .iter()
         .filter_map(Value::as_str)
         .collect()
 }
 
-fn resolved<'v>(document: &'v Value, schema: &'v Value) -> &'v Value {
+fn resolve_ref<'v>(document: &'v Value, schema: &'v Value) -> &'v Value {
     let target = schema["$ref"]
         .as_str()
         .and_then(|name| name.strip_prefix('#'));
@@ -98,33 +98,38 @@ fn resolved<'v>(document: &'v Value, schema: &'v Value) -> &'v Value {
         .unwrap_or(schema)
 }
 
-impl Comparison<'_> {
-    fn operation(&mut self, place: &str, old: &Value, new: &Value) {
+impl DocumentComparison<'_> {
+    fn compare_operation(&mut self, place: &str, old: &Value, new: &Value) {
         if old["operationId"] != new["operationId"] {
-            self.broken
+            self.breaking_changes
                 .push(format!("{place} is called {} now", new["operationId"]));
         }
-        self.parameters(place, items(&old["parameters"]), items(&new["parameters"]));
+        self.compare_parameters(
+            place,
+            array_items(&old["parameters"]),
+            array_items(&new["parameters"]),
+        );
         let body = |operation: &Value| {
             operation["requestBody"]["content"]["application/json"]["schema"].clone()
         };
         let (sent, takes) = (body(old), body(new));
         if sent.is_null() && new["requestBody"]["required"] == true {
-            self.broken.push(format!("{place} needs a body now"));
+            self.breaking_changes
+                .push(format!("{place} needs a body now"));
         } else if !sent.is_null() {
-            self.schema(&format!("{place} body"), Way::Sent, &sent, &takes);
+            self.compare_schema(&format!("{place} body"), Direction::Request, &sent, &takes);
         }
-        for (status, answer) in members(&old["responses"]) {
+        for (status, answer) in object_members(&old["responses"]) {
             let Some(present) = new["responses"].get(status) else {
-                self.broken
+                self.breaking_changes
                     .push(format!("{place} does not answer {status} any more"));
                 continue;
             };
-            for (kind, content) in members(&answer["content"]) {
+            for (kind, content) in object_members(&answer["content"]) {
                 let shown = &present["content"][kind]["schema"];
-                self.schema(
+                self.compare_schema(
                     &format!("{place} {status}"),
-                    Way::Answered,
+                    Direction::Response,
                     &content["schema"],
                     shown,
                 );
@@ -132,16 +137,21 @@ impl Comparison<'_> {
         }
     }
 
-    fn parameters(&mut self, place: &str, old: &[Value], new: &[Value]) {
+    fn compare_parameters(&mut self, place: &str, old: &[Value], new: &[Value]) {
         let key = |parameter: &Value| (parameter["name"].clone(), parameter["in"].clone());
         for known in old {
             match new.iter().find(|present| key(present) == key(known)) {
                 Some(present) => {
                     let place = format!("{place} ?{}", known["name"]);
-                    self.schema(&place, Way::Sent, &known["schema"], &present["schema"]);
+                    self.compare_schema(
+                        &place,
+                        Direction::Request,
+                        &known["schema"],
+                        &present["schema"],
+                    );
                 }
                 None => self
-                    .broken
+                    .breaking_changes
                     .push(format!("{place} does not take {} any more", known["name"])),
             }
         }
@@ -150,50 +160,54 @@ impl Comparison<'_> {
                 .iter()
                 .any(|known| key(known) == key(present) && known["required"] == true);
             if !needed {
-                self.broken
+                self.breaking_changes
                     .push(format!("{place} needs {} now", present["name"]));
             }
         }
     }
 
-    fn schema(&mut self, place: &str, way: Way, old: &Value, new: &Value) {
+    fn compare_schema(&mut self, place: &str, way: Direction, old: &Value, new: &Value) {
         if let Some(name) = old["$ref"].as_str()
-            && !self.seen.insert((name.to_owned(), way))
+            && !self.visited.insert((name.to_owned(), way))
         {
             return;
         }
-        let (old, new) = (resolved(self.old, old), resolved(self.new, new));
-        let (before, now) = (types(old), types(new));
+        let (old, new) = (resolve_ref(self.old, old), resolve_ref(self.new, new));
+        let (before, now) = (schema_types(old), schema_types(new));
         // A request may accept more types than before, and an answer may have fewer.
         let kept = match way {
-            Way::Sent => before.is_subset(&now),
-            Way::Answered => now.is_subset(&before),
+            Direction::Request => before.is_subset(&now),
+            Direction::Response => now.is_subset(&before),
         };
         if !kept || old["format"] != new["format"] {
-            self.broken
+            self.breaking_changes
                 .push(format!("{place}: {} became {}", old["type"], new["type"]));
             return;
         }
-        let (before, now) = (required(old), required(new));
+        let (before, now) = (required_fields(old), required_fields(new));
         let (what, lost): (&str, Vec<&&str>) = match way {
-            Way::Sent => ("must be sent now", now.difference(&before).collect()),
-            Way::Answered => ("may be missing now", before.difference(&now).collect()),
+            Direction::Request => ("must be sent now", now.difference(&before).collect()),
+            Direction::Response => ("may be missing now", before.difference(&now).collect()),
         };
-        self.broken.extend(
+        self.breaking_changes.extend(
             lost.into_iter()
                 .map(|field| format!("{place}.{field} {what}")),
         );
-        for (field, known) in members(&old["properties"]) {
+        for (field, known) in object_members(&old["properties"]) {
             match new["properties"].get(field) {
-                Some(present) => self.schema(&format!("{place}.{field}"), way, known, present),
-                None => self.broken.push(format!("{place}.{field} is gone")),
+                Some(present) => {
+                    self.compare_schema(&format!("{place}.{field}"), way, known, present)
+                }
+                None => self
+                    .breaking_changes
+                    .push(format!("{place}.{field} is gone")),
             }
         }
         if !old["items"].is_null() {
-            self.schema(&format!("{place}[]"), way, &old["items"], &new["items"]);
+            self.compare_schema(&format!("{place}[]"), way, &old["items"], &new["items"]);
         }
-        for (index, known) in items(&old["oneOf"]).iter().enumerate() {
-            self.schema(place, way, known, &new["oneOf"][index]);
+        for (index, known) in array_items(&old["oneOf"]).iter().enumerate() {
+            self.compare_schema(place, way, known, &new["oneOf"][index]);
         }
     }
 }
@@ -302,7 +316,7 @@ mod tests {
                 (Value::Array(array), None) => drop(array.remove(last.parse().expect("a number"))),
                 _ => panic!("{pointer}"),
             }
-            let found = breaks(&document(), &changed);
+            let found = find_breaking_changes(&document(), &changed);
             assert!(
                 found.iter().any(|line| line.contains(said)),
                 "{pointer}: {found:?}"
@@ -326,7 +340,13 @@ mod tests {
             .as_array_mut()
             .expect("parameters")
             .push(parameter);
-        assert_eq!(breaks(&document(), &changed), Vec::<String>::new());
-        assert_eq!(breaks(&document(), &document()), Vec::<String>::new());
+        assert_eq!(
+            find_breaking_changes(&document(), &changed),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            find_breaking_changes(&document(), &document()),
+            Vec::<String>::new()
+        );
     }
 }

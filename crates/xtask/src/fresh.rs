@@ -11,32 +11,32 @@ use meshwright_store::{Sealer, Store};
 
 use crate::{Result, run_command};
 
-pub(crate) const OPENAPI: &str = "openapi/meshwright.json";
+pub(crate) const OPENAPI_FILE: &str = "openapi/meshwright.json";
 /// Folder of the queries that sqlx has checked.
-const QUERIES: &str = ".sqlx";
+const QUERIES_DIR: &str = ".sqlx";
 /// Name of the database that [`live`] creates.
-pub(crate) const NAME: &str = "fresh";
+pub(crate) const DATABASE_NAME: &str = "fresh";
 
-pub(crate) fn fresh(write: bool) -> Result<()> {
+pub(crate) fn check_generated_files(write: bool) -> Result<()> {
     let document = meshwright_api::openapi();
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-    queries(scratch.path())?;
+    generate_queries(scratch.path())?;
     let (generated, committed) = (
-        read_all(&scratch.path().join("queries"))?,
-        read_all(Path::new(QUERIES))?,
+        read_files(&scratch.path().join("queries"))?,
+        read_files(Path::new(QUERIES_DIR))?,
     );
     if write {
-        std::fs::write(OPENAPI, document).map_err(|error| error.to_string())?;
-        return replace(&generated);
+        std::fs::write(OPENAPI_FILE, document).map_err(|error| error.to_string())?;
+        return replace_queries(&generated);
     }
-    if std::fs::read_to_string(OPENAPI).unwrap_or_default() != document {
+    if std::fs::read_to_string(OPENAPI_FILE).unwrap_or_default() != document {
         return Err(format!(
-            "{OPENAPI} is not what the code says: cargo xtask fresh --write"
+            "{OPENAPI_FILE} is not what the code says: cargo xtask fresh --write"
         ));
     }
     if generated != committed {
         return Err(format!(
-            "{QUERIES} is not what the code says: cargo xtask fresh --write"
+            "{QUERIES_DIR} is not what the code says: cargo xtask fresh --write"
         ));
     }
     println!(
@@ -46,7 +46,7 @@ pub(crate) fn fresh(write: bool) -> Result<()> {
     Ok(())
 }
 
-fn read_all(folder: &Path) -> Result<BTreeMap<String, String>> {
+fn read_files(folder: &Path) -> Result<BTreeMap<String, String>> {
     let entries =
         std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let read = entries.map(|entry| {
@@ -61,21 +61,21 @@ fn read_all(folder: &Path) -> Result<BTreeMap<String, String>> {
         .map_err(|error| error.to_string())
 }
 
-fn replace(files: &BTreeMap<String, String>) -> Result<()> {
+fn replace_queries(files: &BTreeMap<String, String>) -> Result<()> {
     let swap = || {
-        std::fs::remove_dir_all(QUERIES)?;
-        std::fs::create_dir(QUERIES)?;
+        std::fs::remove_dir_all(QUERIES_DIR)?;
+        std::fs::create_dir(QUERIES_DIR)?;
         files
             .iter()
-            .try_for_each(|(name, text)| std::fs::write(Path::new(QUERIES).join(name), text))
+            .try_for_each(|(name, text)| std::fs::write(Path::new(QUERIES_DIR).join(name), text))
     };
     swap().map_err(|error| error.to_string())
 }
 
 /// Generates the checked queries: sqlx's macros write what they learn from a live database into a
 /// folder. The crate is compiled in a target folder of its own, so that the macros run.
-fn queries(scratch: &Path) -> Result<()> {
-    let postgres = live(scratch)?;
+fn generate_queries(scratch: &Path) -> Result<()> {
+    let postgres = start_migrated_postgres(scratch)?;
     let folder = scratch.join("queries");
     std::fs::create_dir(&folder).map_err(|error| error.to_string())?;
     // The macros run only while the crate is compiled, so remove its previous build.
@@ -95,37 +95,37 @@ fn queries(scratch: &Path) -> Result<()> {
         "target/fresh",
     ]);
     cargo
-        .env("DATABASE_URL", postgres.url("mw_owner", NAME))
+        .env("DATABASE_URL", postgres.url("mw_owner", DATABASE_NAME))
         .env("SQLX_OFFLINE_DIR", &folder)
         .env_remove("SQLX_OFFLINE");
     run_command(&mut cargo).map(|_| ())
 }
 
 /// Returns the path of a program, such as `psql`, of the Postgres installation that was found.
-pub(crate) fn program(name: &str) -> Result<PathBuf> {
+pub(crate) fn postgres_program(name: &str) -> Result<PathBuf> {
     let bin = meshwright_store::embedded_postgres::find_postgres_binaries()
         .ok_or("there is no Postgres")?;
     Ok(bin.join(name))
 }
 
 /// Starts a private Postgres with an empty database of the current schema.
-pub(crate) fn live(scratch: &Path) -> Result<EmbeddedPostgres> {
+pub(crate) fn start_migrated_postgres(scratch: &Path) -> Result<EmbeddedPostgres> {
     let postgres =
         EmbeddedPostgres::start(&scratch.join("postgres")).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     runtime
-        .block_on(migrated(&postgres))
+        .block_on(migrate_database(&postgres))
         .map_err(|error| error.to_string())?;
     Ok(postgres)
 }
 
-async fn migrated(
+async fn migrate_database(
     postgres: &EmbeddedPostgres,
 ) -> std::result::Result<(), meshwright_store::StoreError> {
     let key = Sealer::new([0; 32]);
     let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), key.clone()).await?;
     root.create_roles().await?;
-    root.create_database(NAME).await?;
-    let owner = Store::connect(&postgres.url("mw_owner", NAME), key).await?;
+    root.create_database(DATABASE_NAME).await?;
+    let owner = Store::connect(&postgres.url("mw_owner", DATABASE_NAME), key).await?;
     owner.migrate().await
 }

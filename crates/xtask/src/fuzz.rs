@@ -14,22 +14,22 @@ use meshwright_testkit::Fleet;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::service::{self, Api, SERVER, Setting};
+use crate::service::{self, ApiProcess, ApiProcessConfig, SERVER_BINARY};
 use crate::{Result, run_command};
 
 mod bugs;
 mod document;
 
-pub(crate) use bugs::{Bugs, bugs};
+pub(crate) use bugs::{BugsOptions, find_planted_bugs};
 
 /// Script that installs Schemathesis if needed and runs it.
-const TOOL: &str = "tests/fuzz/schemathesis";
+const SCHEMATHESIS_PROGRAM: &str = "tests/fuzz/schemathesis";
 /// File name of the `OpenAPI` document that one round uses, in the round's folder.
-const DOCUMENT: &str = "openapi.json";
+const DOCUMENT_FILE: &str = "openapi.json";
 /// Settings that all rounds share.
-const SETTINGS: &str = "tests/fuzz/schemathesis.toml";
+const BASE_CONFIG: &str = "tests/fuzz/schemathesis.toml";
 /// File name of the complete settings of one round, in the round's folder.
-const GIVEN: &str = "schemathesis.toml";
+const ROUND_CONFIG_FILE: &str = "schemathesis.toml";
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
@@ -54,14 +54,14 @@ pub(crate) struct Options {
 struct Round {
     title: &'static str,
     key: String,
-    given: document::Given,
+    inputs: document::RoundInputs,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     // Install Schemathesis before the first round, so that no round waits for it.
     println!(
         "{}",
-        run_command(Command::new(TOOL).arg("--version"))?.trim()
+        run_command(Command::new(SCHEMATHESIS_PROGRAM).arg("--version"))?.trim()
     );
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     let dir = options
@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .clone()
         .unwrap_or_else(|| scratch.path().to_owned());
     std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
-    let (cases, failures) = fuzzed(options, Path::new(SERVER), &dir)?;
+    let (cases, failures) = fuzz_all_roles(options, Path::new(SERVER_BINARY), &dir)?;
     println!("{}", json!({ "cases": cases, "failures": failures.len() }));
     if failures.is_empty() {
         Ok(())
@@ -80,7 +80,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Runs turns of one round for each role until there are enough cases or something was found.
 /// Returns the number of cases and the failures.
-fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<String>)> {
+fn fuzz_all_roles(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<String>)> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let secret = dir.join("secret");
     std::fs::write(&secret, "2a".repeat(32)).map_err(|error| error.to_string())?;
@@ -89,25 +89,25 @@ fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<St
     while cases < options.cases && failures.is_empty() {
         for whom in ROLES {
             let (fleet, key) = runtime
-                .block_on(prepare(whom))
+                .block_on(prepare_fleet(whom))
                 .map_err(|error| error.to_string())?;
-            let working = Working::start(&runtime, &fleet);
-            let setting = Setting::new(&fleet.db.url("mw_api"), &secret);
+            let working = BackgroundWorker::start(&runtime, &fleet);
+            let setting = ApiProcessConfig::new(&fleet.db.url("mw_api"), &secret);
             let (program, log) = (server.to_owned(), Some(dir.join("api.log")));
-            let api = Api::start(Setting {
+            let api = ApiProcess::start(ApiProcessConfig {
                 program,
-                log,
-                level: "warn",
+                log_file: log,
+                log_level: "warn",
                 ..setting
             })?;
-            let given = runtime.block_on(document::given(&fleet, &api, whom))?;
+            let given = runtime.block_on(document::prepare_inputs(&fleet, &api, whom))?;
             let round = Round {
                 title: whom.0,
                 key,
-                given,
+                inputs: given,
             };
-            let (count, found) = one(&api, &round, options, turn, dir)?;
-            runtime.block_on(still_let_in(&api, &round))?;
+            let (count, found) = run_round(&api, &round, options, turn, dir)?;
+            runtime.block_on(check_key_still_valid(&api, &round))?;
             drop((api, working));
             println!("{}: {count} cases", round.title);
             cases += count;
@@ -122,13 +122,13 @@ fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<St
 }
 
 /// A running worker; it is stopped when this value is dropped.
-struct Working<'a> {
+struct BackgroundWorker<'a> {
     runtime: &'a tokio::runtime::Runtime,
     stop: CancellationToken,
     work: Option<tokio::task::JoinHandle<()>>,
 }
 
-impl<'a> Working<'a> {
+impl<'a> BackgroundWorker<'a> {
     fn start(runtime: &'a tokio::runtime::Runtime, fleet: &Fleet) -> Self {
         let (worker, stop) = (
             fleet.build_worker("fuzzed", Duration::from_secs(30)),
@@ -144,7 +144,7 @@ impl<'a> Working<'a> {
     }
 }
 
-impl Drop for Working<'_> {
+impl Drop for BackgroundWorker<'_> {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(Err(error)) = self.work.take().map(|work| self.runtime.block_on(work)) {
@@ -165,7 +165,7 @@ const ROLES: [(&str, Role); 5] = [
 const PLATFORM: &str = "platform";
 
 /// Creates a fleet with an upgrade under way, and a key of this role.
-async fn prepare(
+async fn prepare_fleet(
     (title, role): (&'static str, Role),
 ) -> std::result::Result<(Fleet, String), meshwright_store::StoreError> {
     let mut fleet = Fleet::new().await;
@@ -179,13 +179,13 @@ async fn prepare(
     } else {
         fleet.db.tenant
     };
-    let key = service::key(&fleet.db.api, tenant, role).await?;
+    let key = service::create_api_key(&fleet.db.api, tenant, role).await?;
     Ok((fleet, key))
 }
 
 /// Checks that the key of the round still works, because a round that has revoked its own key finds
 /// nothing from then on.
-async fn still_let_in(api: &Api, round: &Round) -> Result<()> {
+async fn check_key_still_valid(api: &ApiProcess, round: &Round) -> Result<()> {
     let request = reqwest::Client::new()
         .get(format!("http://{}/v1/releases", api.address))
         .bearer_auth(&round.key);
@@ -205,11 +205,11 @@ async fn still_let_in(api: &Api, round: &Round) -> Result<()> {
 }
 
 /// Cases in sequences of requests, for each random case of a route.
-const SEQUENCES: usize = 100;
+const SEQUENCE_CASES_PER_EXAMPLE: usize = 100;
 
 /// Runs one round. Returns the number of cases and the failures.
-fn one(
-    api: &Api,
+fn run_round(
+    api: &ApiProcess,
     round: &Round,
     options: &Options,
     turn: u64,
@@ -217,29 +217,30 @@ fn one(
 ) -> Result<(usize, Vec<String>)> {
     let seed = options.seed + turn;
     let (mut cases, mut failures) = (0, Vec::new());
-    let given = &round.given;
+    let given = &round.inputs;
     // The examples and the coverage are the same in every turn, so they run in the first turn only;
     // random cases run in every turn.
     for (phases, given) in [
-        ("examples,coverage", &given.covering),
-        ("fuzzing", &given.alone),
+        ("examples,coverage", &given.coverage),
+        ("fuzzing", &given.fuzzing),
     ]
     .into_iter()
     .skip(usize::from(turn > 0))
     {
-        let (count, found) = part(api, round, (phases, given), (options.each, seed), dir)?;
+        let (count, found) =
+            run_schemathesis(api, round, (phases, given), (options.each, seed), dir)?;
         cases += count;
         failures.extend(found);
     }
     // One run of sequences ends early when the same request gets another answer than before, for
     // example because a name is taken by then. Run again until there were enough cases.
     let (mut gone, mut run) = (0, 0);
-    while gone < SEQUENCES * options.each && failures.is_empty() {
-        let (count, found) = part(
+    while gone < SEQUENCE_CASES_PER_EXAMPLE * options.each && failures.is_empty() {
+        let (count, found) = run_schemathesis(
             api,
             round,
-            ("stateful", &given.going_on),
-            (SEQUENCES, seed * 1000 + run),
+            ("stateful", &given.stateful),
+            (SEQUENCE_CASES_PER_EXAMPLE, seed * 1000 + run),
             dir,
         )?;
         if count == 0 {
@@ -254,10 +255,10 @@ fn one(
 
 /// Runs Schemathesis once with these phases, at most `most` examples and this seed. Returns the
 /// number of cases, and the output if something was wrong.
-fn part(
-    api: &Api,
+fn run_schemathesis(
+    api: &ApiProcess,
     round: &Round,
-    (phases, given): (&str, &document::Part),
+    (phases, given): (&str, &document::PhaseInput),
     (most, seed): (usize, u64),
     dir: &Path,
 ) -> Result<(usize, Option<String>)> {
@@ -265,18 +266,19 @@ fn part(
     // Schemathesis keeps notes in its working directory, so it runs in the round's folder and needs
     // absolute paths.
     let here = std::env::current_dir().map_err(|error| error.to_string())?;
-    let same = std::fs::read_to_string(SETTINGS).map_err(|error| format!("{SETTINGS}: {error}"))?;
+    let same =
+        std::fs::read_to_string(BASE_CONFIG).map_err(|error| format!("{BASE_CONFIG}: {error}"))?;
     let settings = format!("{same}\n[parameters]\n{}", given.settings);
-    std::fs::write(dir.join(GIVEN), settings).map_err(|error| error.to_string())?;
-    std::fs::write(dir.join(DOCUMENT), given.document.to_string())
+    std::fs::write(dir.join(ROUND_CONFIG_FILE), settings).map_err(|error| error.to_string())?;
+    std::fs::write(dir.join(DOCUMENT_FILE), given.document.to_string())
         .map_err(|error| error.to_string())?;
     let report = dir.join(format!("{}-{seed}-{phases}.json", round.title));
-    let mut run = Command::new(here.join(TOOL));
+    let mut run = Command::new(here.join(SCHEMATHESIS_PROGRAM));
     run.current_dir(&dir)
         .arg("--config-file")
-        .arg(dir.join(GIVEN));
+        .arg(dir.join(ROUND_CONFIG_FILE));
     run.arg("run")
-        .arg(dir.join(DOCUMENT))
+        .arg(dir.join(DOCUMENT_FILE))
         .args(["--url", &format!("http://{}", api.address)]);
     run.args([
         "--phases",

@@ -13,7 +13,7 @@ const PROGRAMS: [&str; 2] = ["meshwright-server", "meshwright"];
 
 /// A command as a text names it: its program, its words and its options.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Named {
+struct NamedCommand {
     program: &'static str,
     words: Vec<String>,
     options: Vec<String>,
@@ -22,10 +22,10 @@ struct Named {
 /// Returns the unknown commands and options, each with the file that names it. The programs beside
 /// this one are asked for their help, so they must be built: without them every command is reported
 /// as unknown.
-pub(crate) fn hints() -> Result<Vec<String>> {
+pub(crate) fn check_named_commands() -> Result<Vec<String>> {
     let folder = std::env::current_exe().map_err(|error| error.to_string())?;
     let folder = folder.parent().ok_or("this program is in a folder")?;
-    let mut named: BTreeMap<Named, String> = BTreeMap::new();
+    let mut named: BTreeMap<NamedCommand, String> = BTreeMap::new();
     for file in
         run_command(Command::new("git").args(["ls-files", "*.md", "crates/*.rs", "tests/*.toml"]))?
             .lines()
@@ -35,7 +35,7 @@ pub(crate) fn hints() -> Result<Vec<String>> {
         }
         let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
         named.extend(
-            commands(&text)
+            find_commands(&text)
                 .into_iter()
                 .map(|command| (command, file.to_owned())),
         );
@@ -45,7 +45,7 @@ pub(crate) fn hints() -> Result<Vec<String>> {
     for (command, file) in named {
         let asked = helps
             .entry((command.program, command.words.clone()))
-            .or_insert_with(|| help(&folder.join(command.program), &command.words));
+            .or_insert_with(|| help_text(&folder.join(command.program), &command.words));
         match asked {
             None => wrong.push(format!(
                 "{file}: there is no command {} {}",
@@ -74,14 +74,14 @@ pub(crate) fn hints() -> Result<Vec<String>> {
 }
 
 /// Returns the help text of a command, or `None` if the program does not know the command.
-fn help(program: &Path, words: &[String]) -> Option<String> {
+fn help_text(program: &Path, words: &[String]) -> Option<String> {
     run_command(Command::new(program).args(words).arg("--help")).ok()
 }
 
 /// Returns the commands that a text names. A command begins where the program's name stands alone
 /// or after a folder, and continues with words in lower case; it ends with the line, a quotation
 /// mark or a back quote.
-fn commands(text: &str) -> Vec<Named> {
+fn find_commands(text: &str) -> Vec<NamedCommand> {
     let mut found = Vec::new();
     for line in text.lines() {
         for program in PROGRAMS {
@@ -90,7 +90,7 @@ fn commands(text: &str) -> Vec<Named> {
                 let rest = &line[at + program.len()..];
                 let alone =
                     before.is_none_or(|letter| " `(/\"".contains(letter)) && rest.starts_with(' ');
-                if alone && let Some(command) = command(program, rest) {
+                if alone && let Some(command) = parse_command(program, rest) {
                     found.push(command);
                 }
             }
@@ -99,7 +99,7 @@ fn commands(text: &str) -> Vec<Named> {
     found
 }
 
-fn command(program: &'static str, rest: &str) -> Option<Named> {
+fn parse_command(program: &'static str, rest: &str) -> Option<NamedCommand> {
     let end = rest
         .find(['`', '"', '\'', '#', '|', ')', ';', ','])
         .unwrap_or(rest.len());
@@ -125,7 +125,7 @@ fn command(program: &'static str, rest: &str) -> Option<Named> {
         || rest[..end]
             .split_whitespace()
             .any(|word| word.starts_with("--") || word == word.to_uppercase());
-    (!words.is_empty() && marked).then(|| Named {
+    (!words.is_empty() && marked).then(|| NamedCommand {
         program,
         words,
         options: options.collect(),
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     fn named(text: &str) -> Vec<String> {
-        commands(text)
+        find_commands(text)
             .iter()
             .map(|command| format!("{} {}", command.words.join(" "), command.options.join(" ")))
             .collect()

@@ -8,14 +8,14 @@ use std::process::Command;
 use crate::{Result, fresh, run_command};
 
 /// Condition by which a query filters its tenant.
-const FILTER: &str = "tenant_id = $";
+const TENANT_FILTER: &str = "tenant_id = $";
 /// Minimum number of filters in the source. Fewer would mean that filters are written in another
 /// way, and those would stay in place.
-const FEWEST: usize = 50;
+const MIN_FILTERS: usize = 50;
 /// Folder of the source files with the queries.
-const STORE: &str = "crates/store/src";
+const STORE_SOURCES: &str = "crates/store/src";
 /// Environment variable; with the value `queries`, test databases have no row-level security.
-const WALLS: &str = "MESHWRIGHT_TEST_WALLS";
+const WALLS_ENV: &str = "MESHWRIGHT_TEST_WALLS";
 
 pub(crate) fn run() -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
@@ -23,24 +23,29 @@ pub(crate) fn run() -> Result<()> {
     let target = std::env::current_dir()
         .map_err(|error| error.to_string())?
         .join("target");
-    report("both walls", tests(Path::new("."), &target, None, None))?;
-    report(
-        "row-level security switched off",
-        tests(Path::new("."), &target, Some("queries"), None),
+    report_passed(
+        "both walls",
+        run_isolation_tests(Path::new("."), &target, None, None),
     )?;
-    copied(&copy)?;
-    let removed = forget_the_tenant(&copy.join(STORE))?;
-    if removed < FEWEST {
-        return Err(format!("only {removed} filters were found in {STORE}"));
+    report_passed(
+        "row-level security switched off",
+        run_isolation_tests(Path::new("."), &target, Some("queries"), None),
+    )?;
+    copy_sources(&copy)?;
+    let removed = remove_tenant_filters(&copy.join(STORE_SOURCES))?;
+    if removed < MIN_FILTERS {
+        return Err(format!(
+            "only {removed} filters were found in {STORE_SOURCES}"
+        ));
     }
-    let postgres = fresh::live(scratch.path())?;
-    let database = postgres.url("mw_owner", fresh::NAME);
-    report(
+    let postgres = fresh::start_migrated_postgres(scratch.path())?;
+    let database = postgres.url("mw_owner", fresh::DATABASE_NAME);
+    report_passed(
         "queries that forget the tenant",
-        tests(&copy, &target, None, Some(&database)),
+        run_isolation_tests(&copy, &target, None, Some(&database)),
     )?;
     // With neither protection, the tests must fail, and for the expected reason.
-    match tests(&copy, &target, Some("queries"), Some(&database)) {
+    match run_isolation_tests(&copy, &target, Some("queries"), Some(&database)) {
         Err(said) if said.contains("nothing_of_another_tenant_is_seen_or_changed") => {
             println!("scenario passed: the isolation tests fail without either wall");
             Ok(())
@@ -51,13 +56,13 @@ pub(crate) fn run() -> Result<()> {
     }
 }
 
-fn report(title: &str, ran: Result<String>) -> Result<()> {
+fn report_passed(title: &str, ran: Result<String>) -> Result<()> {
     ran.map_err(|error| format!("isolation, {title}: {error}"))?;
     println!("scenario passed: isolation, {title}");
     Ok(())
 }
 
-fn tests(
+fn run_isolation_tests(
     folder: &Path,
     target: &Path,
     walls: Option<&str>,
@@ -78,8 +83,8 @@ fn tests(
         .env("CARGO_TARGET_DIR", target)
         .env("RUST_BACKTRACE", "0");
     match walls {
-        Some(walls) => cargo.env(WALLS, walls),
-        None => cargo.env_remove(WALLS),
+        Some(walls) => cargo.env(WALLS_ENV, walls),
+        None => cargo.env_remove(WALLS_ENV),
     };
     match database {
         Some(database) => cargo
@@ -91,7 +96,7 @@ fn tests(
 }
 
 /// Copies the source files that git tracks or would track to a folder where they can be changed.
-pub(crate) fn copied(to: &Path) -> Result<()> {
+pub(crate) fn copy_sources(to: &Path) -> Result<()> {
     let files = run_command(Command::new("git").args(["ls-files", "-co", "--exclude-standard"]))?;
     for file in files.lines().filter(|file| Path::new(file).is_file()) {
         let new = to.join(file);
@@ -106,29 +111,29 @@ pub(crate) fn copied(to: &Path) -> Result<()> {
 
 /// Removes the filter by tenant from every query, and returns the number of filters. The parameter
 /// stays in use, so that the other parameters keep their numbers.
-fn forget_the_tenant(folder: &Path) -> Result<usize> {
+fn remove_tenant_filters(folder: &Path) -> Result<usize> {
     let entries =
         std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut removed = 0;
     for entry in entries {
         let path = entry.map_err(|error| error.to_string())?.path();
         if path.is_dir() {
-            removed += forget_the_tenant(&path)?;
+            removed += remove_tenant_filters(&path)?;
             continue;
         }
         if path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
         let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
-        let (changed, count) = without_tenant(&text);
+        let (changed, count) = replace_tenant_filters(&text);
         std::fs::write(&path, changed).map_err(|error| error.to_string())?;
         removed += count;
     }
     Ok(removed)
 }
 
-fn without_tenant(text: &str) -> (String, usize) {
-    let mut parts = text.split(FILTER);
+fn replace_tenant_filters(text: &str) -> (String, usize) {
+    let mut parts = text.split(TENANT_FILTER);
     let mut changed = parts.next().unwrap_or_default().to_owned();
     let mut count = 0;
     for part in parts {
@@ -154,13 +159,13 @@ fn without_tenant(text: &str) -> (String, usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::without_tenant;
+    use super::replace_tenant_filters;
 
     #[test]
     fn a_condition_forgets_its_tenant_and_keeps_its_parameters() {
         let query = "SELECT x FROM a m WHERE m.tenant_id = $1 AND id = $2 OR tenant_id = $10";
         let forgotten =
             "SELECT x FROM a m WHERE $1::uuid IS NOT NULL AND id = $2 OR $10::uuid IS NOT NULL";
-        assert_eq!(without_tenant(query), (forgotten.to_owned(), 2));
+        assert_eq!(replace_tenant_filters(query), (forgotten.to_owned(), 2));
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{Result, run_command};
 
 /// Paths that the name service, the dynamic linker and the runtime open for any input.
-const OPENS: [&str; 11] = [
+const EXPECTED_OPENS: [&str; 11] = [
     "/etc/hosts",
     "/etc/resolv.conf",
     "/etc/nsswitch.conf",
@@ -26,13 +26,13 @@ const OPENS: [&str; 11] = [
     "/sys/fs/cgroup/",
 ];
 /// Socket of a name service cache, which may be asked.
-const CACHE: &str = "/nscd/socket";
+const NAME_SERVICE_SOCKET: &str = "/nscd/socket";
 /// Inputs of each class that the general loader gets. Falling for one of them is enough.
 const GENERAL_SEEDS: usize = 2;
 /// Percentage of classes that the general loader must fall for.
-const DEAD_BELOW: usize = 95;
+const MIN_HARMED_PERCENT: usize = 95;
 /// System calls that the tracer records.
-const CALLS: &str =
+const TRACED_SYSCALLS: &str =
     "trace=execve,execveat,open,openat,openat2,creat,connect,sendto,sendmsg,sendmmsg,write";
 
 #[derive(Debug, Args)]
@@ -47,7 +47,7 @@ pub(crate) struct Options {
 
 /// Calls that were traced while one input was loaded.
 #[derive(Debug, Default)]
-struct Seen {
+struct InputTrace {
     class: String,
     harm: String,
     verdict: String,
@@ -56,10 +56,10 @@ struct Seen {
     dials: Vec<String>,
 }
 
-impl Seen {
+impl InputTrace {
     /// Returns whether the loader did what the input is meant to cause, as system calls or its own
     /// settings show.
-    fn fell(&self) -> bool {
+    fn did_harm(&self) -> bool {
         match self.harm.as_str() {
             "Here" => !(self.execs.is_empty() && self.opens.is_empty()),
             "There" => !self.dials.is_empty(),
@@ -70,12 +70,12 @@ impl Seen {
 
     /// Returns whether the input harms a careless loader. Other inputs only have to be refused or
     /// accepted.
-    fn can_fall(&self) -> bool {
+    fn can_harm(&self) -> bool {
         !matches!(self.harm.as_str(), "None" | "Odd")
     }
 
     /// Returns what went wrong with this input, if anything did.
-    fn fault(&self) -> Option<String> {
+    fn find_fault(&self) -> Option<String> {
         let plain = self.harm == "None";
         let wanted = if plain { "accepted" } else { "refused" };
         let dials = if plain { &[] } else { self.dials.as_slice() };
@@ -104,15 +104,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "kubeconfigs",
     ]))?;
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let general = watched(dir.path(), "general", GENERAL_SEEDS)?;
+    let general = trace_loader(dir.path(), "general", GENERAL_SEEDS)?;
     let classes: BTreeSet<&str> = general
         .iter()
-        .filter(|seen| seen.can_fall())
+        .filter(|seen| seen.can_harm())
         .map(|seen| seen.class.as_str())
         .collect();
     let fell: BTreeSet<&str> = general
         .iter()
-        .filter(|seen| seen.fell())
+        .filter(|seen| seen.did_harm())
         .map(|seen| seen.class.as_str())
         .collect();
     for class in classes.difference(&fell) {
@@ -121,16 +121,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let seeds = options
         .seeds
         .unwrap_or_else(|| options.inputs.div_ceil(general.len() / GENERAL_SEEDS));
-    let ours = watched(dir.path(), "ours", seeds)?;
+    let ours = trace_loader(dir.path(), "ours", seeds)?;
     let faults: Vec<String> = ours
         .iter()
-        .filter_map(|seen| Some(format!("{}: {}", seen.class, seen.fault()?)))
+        .filter_map(|seen| Some(format!("{}: {}", seen.class, seen.find_fault()?)))
         .collect();
     faults
         .iter()
         .take(20)
         .for_each(|fault| println!("FAULT: {fault}"));
-    let sum = |of: fn(&Seen) -> usize| {
+    let sum = |of: fn(&InputTrace) -> usize| {
         ours.iter()
             .filter(|seen| seen.harm != "None")
             .map(of)
@@ -142,7 +142,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "general_loader_falls_for": fell.len(),
     });
     println!("{totals}");
-    if fell.len() * 100 < classes.len() * DEAD_BELOW {
+    if fell.len() * 100 < classes.len() * MIN_HARMED_PERCENT {
         return Err("the corpus is dead: a general loader falls for too little of it".into());
     }
     if faults.is_empty() {
@@ -154,7 +154,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Runs a loader over the corpus under the tracer, in a network namespace without any interface
 /// that is up, and parses the trace.
-fn watched(dir: &Path, subject: &str, seeds: usize) -> Result<Vec<Seen>> {
+fn trace_loader(dir: &Path, subject: &str, seeds: usize) -> Result<Vec<InputTrace>> {
     let log = dir.join(subject);
     let mut run = Command::new("unshare");
     run.args([
@@ -167,7 +167,7 @@ fn watched(dir: &Path, subject: &str, seeds: usize) -> Result<Vec<Seen>> {
         "-s",
         "300",
         "-e",
-        CALLS,
+        TRACED_SYSCALLS,
         "-e",
         "signal=none",
         "-o",
@@ -187,26 +187,26 @@ fn watched(dir: &Path, subject: &str, seeds: usize) -> Result<Vec<Seen>> {
     }
     run_command(&mut run)?;
     let bytes = std::fs::read(&log).map_err(|error| error.to_string())?;
-    read(&String::from_utf8_lossy(&bytes))
+    parse_trace(&String::from_utf8_lossy(&bytes))
 }
 
-fn read(log: &str) -> Result<Vec<Seen>> {
-    let mut all: Vec<Seen> = Vec::new();
+fn parse_trace(log: &str) -> Result<Vec<InputTrace>> {
+    let mut all: Vec<InputTrace> = Vec::new();
     let mut open: BTreeMap<String, usize> = BTreeMap::new();
     for line in log.lines() {
         let Some((_, call)) = line.split_once(' ') else {
             continue;
         };
         let call = call.trim_start();
-        if let Some(said) = said(call) {
+        if let Some(said) = printed_line(call) {
             let mut words = said.splitn(4, ' ');
             match (words.next(), words.next(), words.next(), words.next()) {
                 (Some("begin"), Some(number), Some(harm), Some(class)) => {
                     open.insert(number.into(), all.len());
-                    all.push(Seen {
+                    all.push(InputTrace {
                         class: class.into(),
                         harm: harm.into(),
-                        ..Seen::default()
+                        ..InputTrace::default()
                     });
                 }
                 (Some("end"), Some(number), Some(verdict), None) => {
@@ -216,7 +216,7 @@ fn read(log: &str) -> Result<Vec<Seen>> {
                 _ => {}
             }
         } else if let Some(seen) = all.last_mut() {
-            take_in(call, seen);
+            record_call(call, seen);
         }
     }
     if open.is_empty() && !all.is_empty() {
@@ -227,19 +227,19 @@ fn read(log: &str) -> Result<Vec<Seen>> {
 }
 
 /// Returns the line that the loader itself printed, if the call is a write to standard output.
-fn said(call: &str) -> Option<&str> {
+fn printed_line(call: &str) -> Option<&str> {
     let (_, text) = call.strip_prefix("write(1<")?.split_once('"')?;
     Some(text.split("\\n\"").next().unwrap_or(text))
 }
 
 /// Records a call if it starts a program, opens a file that is not expected, or contacts a host.
-fn take_in(call: &str, seen: &mut Seen) {
+fn record_call(call: &str, seen: &mut InputTrace) {
     let name = call.split('(').next().unwrap_or_default();
     match name {
         "execve" | "execveat" => seen.execs.push(call.to_owned()),
         "open" | "openat" | "openat2" | "creat" => {
             let path = call.split('"').nth(1).unwrap_or_default();
-            if !OPENS.iter().any(|known| path.starts_with(known)) {
+            if !EXPECTED_OPENS.iter().any(|known| path.starts_with(known)) {
                 seen.opens.push(call.to_owned());
             }
         }
@@ -263,7 +263,7 @@ fn is_dial(name: &str, call: &str) -> bool {
     match name {
         _ if of("<TCP") => name == "connect",
         _ if of("<UDP") => name != "connect" && !asks_names,
-        "connect" if of("<UNIX") => !call.contains(CACHE),
+        "connect" if of("<UNIX") => !call.contains(NAME_SERVICE_SOCKET),
         _ => false,
     }
 }
@@ -272,11 +272,11 @@ fn is_dial(name: &str, call: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn lines(between: &str) -> Result<Vec<Seen>> {
+    fn lines(between: &str) -> Result<Vec<InputTrace>> {
         let log = format!(
             "7 write(1<pipe:[1]>, \"begin 0 Here exec, Block\\n\", 19) = 19\n{between}\n7 write(1<pipe:[1]>, \"end 0 refused\\n\", 14) = 14"
         );
-        read(&log)
+        parse_trace(&log)
     }
 
     #[test]
@@ -289,7 +289,7 @@ mod tests {
             "7 connect(9<UNIX-STREAM:[1]>, {sa_family=AF_UNIX, sun_path=\"/run/docker.sock\"}, 110) = 0",
         ] {
             let seen = lines(fault).expect("a log");
-            assert!(seen[0].fault().is_some(), "{fault}");
+            assert!(seen[0].find_fault().is_some(), "{fault}");
         }
         for fine in [
             "7 openat(AT_FDCWD</work>, \"/etc/hosts\", O_RDONLY|O_CLOEXEC) = 9</etc/hosts>",
@@ -298,8 +298,8 @@ mod tests {
             "7 write(9<anon_inode:[eventfd]>, \"\\1\", 8) = 8",
         ] {
             let seen = lines(fine).expect("a log");
-            assert_eq!(seen[0].fault(), None, "{fine}");
+            assert_eq!(seen[0].find_fault(), None, "{fine}");
         }
-        assert!(read("").is_err());
+        assert!(parse_trace("").is_err());
     }
 }

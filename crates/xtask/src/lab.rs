@@ -15,10 +15,10 @@ use crate::{Result, run_command};
 pub(crate) struct Lab {
     name: String,
     state: Value,
-    keep: bool,
+    keep_running: bool,
 }
 
-fn lab(name: &str, command: &str) -> Command {
+fn lab_command(name: &str, command: &str) -> Command {
     let mut run = Command::new("tests/lab/lab");
     run.args([command, "--name", name]);
     run
@@ -29,7 +29,7 @@ fn lab(name: &str, command: &str) -> Command {
 /// # Errors
 ///
 /// Returns an error when the limit has passed.
-pub(crate) fn until<T>(
+pub(crate) fn wait_until<T>(
     what: &str,
     limit: Duration,
     mut ask: impl FnMut() -> Option<T>,
@@ -58,7 +58,7 @@ impl Lab {
     /// Starts a lab without waiting for programs that are still being built.
     pub(crate) fn start_without(name: &str, users: usize, later: &[&str]) -> Result<Self> {
         let later = later.iter().flat_map(|program| ["--later", program]);
-        let started = lab(name, "up")
+        let started = lab_command(name, "up")
             .arg("--user-clusters")
             .arg(users.to_string())
             .args(later)
@@ -66,18 +66,18 @@ impl Lab {
         if !started.map_err(|error| error.to_string())?.success() {
             return Err("the lab did not start".into());
         }
-        let state = run_command(lab(name, "status").args(["-o", "json"]))?;
+        let state = run_command(lab_command(name, "status").args(["-o", "json"]))?;
         let state = serde_json::from_str(&state).map_err(|error| error.to_string())?;
         Ok(Self {
             name: name.into(),
             state,
-            keep: false,
+            keep_running: false,
         })
     }
 
     /// Leaves the lab running when this value is dropped.
     pub(crate) fn keep_running(&mut self) {
-        self.keep = true;
+        self.keep_running = true;
     }
 
     fn state_text(&self, pointer: &str) -> Result<String> {
@@ -103,7 +103,7 @@ impl Lab {
     }
 
     pub(crate) fn run_kubectl(&self, cluster: &str, arguments: &[&str]) -> Result<String> {
-        let mut run = lab(&self.name, "exec");
+        let mut run = lab_command(&self.name, "exec");
         run.arg("--")
             .arg(self.state_text("/kubernetes")?)
             .args(["kubectl", "--kubeconfig"])
@@ -130,7 +130,7 @@ impl Lab {
             .as_array()
             .and_then(|releases| releases.last())
             .and_then(|release| release["istioctl"].as_str());
-        let mut run = lab(&self.name, "exec");
+        let mut run = lab_command(&self.name, "exec");
         run.arg("--")
             .arg(newest.ok_or("the lab has no istioctl")?)
             .args(["istioctl", "--kubeconfig"]);
@@ -139,16 +139,16 @@ impl Lab {
 
     /// Sends a signal, such as `STOP`, to one of the lab's processes.
     pub(crate) fn signal_process(&self, process: &str, signal: &str) -> Result<()> {
-        run_command(lab(&self.name, "signal").args([process, signal])).map(|_| ())
+        run_command(lab_command(&self.name, "signal").args([process, signal])).map(|_| ())
     }
 
     /// Stops one of the lab's processes until the returned value is dropped.
-    pub(crate) fn stop_process<'a>(&'a self, process: &'a str) -> Result<Stopped<'a>> {
+    pub(crate) fn stop_process<'a>(&'a self, process: &'a str) -> Result<StoppedProcess<'a>> {
         self.signal_process(process, "STOP")?;
-        Ok(Stopped { lab: self, process })
+        Ok(StoppedProcess { lab: self, process })
     }
 
-    pub(crate) fn get(&self, cluster: &str, what: &[&str]) -> Result<Vec<Value>> {
+    pub(crate) fn list_objects(&self, cluster: &str, what: &[&str]) -> Result<Vec<Value>> {
         let text = self.run_kubectl(cluster, &[&["get", "-o", "json"], what].concat())?;
         let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
@@ -156,33 +156,38 @@ impl Lab {
 
     /// Returns every object of every cluster, one a line, without the fields that differ between
     /// two dumps of the same state.
-    pub(crate) fn dump(&self) -> Result<Vec<String>> {
-        let text = run_command(lab(&self.name, "dump").arg("--normal"))?;
+    pub(crate) fn dump_objects(&self) -> Result<Vec<String>> {
+        let text = run_command(lab_command(&self.name, "dump").arg("--normal"))?;
         Ok(text.lines().map(str::to_owned).collect())
     }
 
     /// Starts to record every watch event into a file.
-    pub(crate) fn record(&self, file: &Path) -> Result<Recorder> {
+    pub(crate) fn start_recording(&self, file: &Path) -> Result<Recorder> {
         let out = File::create(file).map_err(|error| error.to_string())?;
         let errors = File::create(file.with_extension("err")).map_err(|error| error.to_string())?;
-        let process = lab(&self.name, "record").stdout(out).stderr(errors).spawn();
+        let process = lab_command(&self.name, "record")
+            .stdout(out)
+            .stderr(errors)
+            .spawn();
         process.map(Recorder).map_err(|error| error.to_string())
     }
 
     /// Starts to build programs in the background. Output is shown only if the build fails.
-    pub(crate) fn build(programs: &[&str]) -> Result<Build> {
+    pub(crate) fn start_build(programs: &[&str]) -> Result<ProgramBuild> {
         let mut run = Command::new("tests/lab/lab");
         run.arg("build")
             .args(programs)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        run.spawn().map(Build).map_err(|error| error.to_string())
+        run.spawn()
+            .map(ProgramBuild)
+            .map_err(|error| error.to_string())
     }
 
     /// Returns a command that runs inside the lab's network; the address in `listen` is reachable
     /// from outside.
-    pub(crate) fn inside(&self, listen: Option<&str>) -> Command {
-        let mut run = lab(&self.name, "exec");
+    pub(crate) fn command_in_network(&self, listen: Option<&str>) -> Command {
+        let mut run = lab_command(&self.name, "exec");
         if let Some(address) = listen {
             run.args(["--listen", address]);
         }
@@ -191,25 +196,25 @@ impl Lab {
     }
 
     /// Returns the path of the multi-call binary that also contains kubectl.
-    pub(crate) fn kubernetes(&self) -> Result<String> {
+    pub(crate) fn kubernetes_binary(&self) -> Result<String> {
         self.state_text("/kubernetes")
     }
 
-    pub(crate) fn helm(&self) -> Result<String> {
+    pub(crate) fn helm_binary(&self) -> Result<String> {
         self.state_text("/helm")
     }
 
     /// Opens the audit log of a cluster's API server; entries from now on are read.
-    pub(crate) fn audit(&self, cluster: &str) -> Result<Audit> {
+    pub(crate) fn tail_audit_log(&self, cluster: &str) -> Result<AuditLogTail> {
         let path = self.kubeconfig_path(cluster)?.with_file_name("audit.log");
         let offset = std::fs::metadata(&path)
             .map_err(|error| error.to_string())?
             .len();
-        Ok(Audit { path, offset })
+        Ok(AuditLogTail { path, offset })
     }
 
     /// Returns the folder with the charts of a community version.
-    pub(crate) fn charts(&self, version: &str) -> Result<String> {
+    pub(crate) fn charts_path(&self, version: &str) -> Result<String> {
         let releases = self.state["releases"]
             .as_array()
             .cloned()
@@ -225,12 +230,12 @@ impl Lab {
 }
 
 /// A stopped process; it continues when this value is dropped.
-pub(crate) struct Stopped<'a> {
+pub(crate) struct StoppedProcess<'a> {
     lab: &'a Lab,
     process: &'a str,
 }
 
-impl Drop for Stopped<'_> {
+impl Drop for StoppedProcess<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.lab.signal_process(self.process, "CONT") {
             eprintln!("xtask: {error}");
@@ -239,10 +244,10 @@ impl Drop for Stopped<'_> {
 }
 
 /// A build that runs in the background.
-pub(crate) struct Build(Child);
+pub(crate) struct ProgramBuild(Child);
 
-impl Build {
-    pub(crate) fn done(self) -> Result<()> {
+impl ProgramBuild {
+    pub(crate) fn wait_for_build(self) -> Result<()> {
         let out = self
             .0
             .wait_with_output()
@@ -268,14 +273,14 @@ impl Drop for Recorder {
 }
 
 /// A position in the audit log of an API server.
-pub(crate) struct Audit {
+pub(crate) struct AuditLogTail {
     path: PathBuf,
     offset: u64,
 }
 
-impl Audit {
+impl AuditLogTail {
     /// Returns the entries that were written since the last call.
-    pub(crate) fn fresh(&mut self) -> Result<Vec<Value>> {
+    pub(crate) fn read_new_entries(&mut self) -> Result<Vec<Value>> {
         let mut file = File::open(&self.path).map_err(|error| error.to_string())?;
         file.seek(SeekFrom::Start(self.offset))
             .map_err(|error| error.to_string())?;
@@ -298,13 +303,13 @@ impl Audit {
 }
 
 /// Returns whether a request came from one of our workers, by its user agent.
-pub(crate) fn ours(entry: &Value) -> bool {
+pub(crate) fn is_from_meshwright(entry: &Value) -> bool {
     entry["userAgent"]
         .as_str()
         .is_some_and(|agent| agent.starts_with("meshwright/"))
 }
 
-pub(crate) fn accepted(entry: &Value) -> bool {
+pub(crate) fn is_accepted(entry: &Value) -> bool {
     entry
         .pointer("/responseStatus/code")
         .and_then(Value::as_i64)
@@ -313,8 +318,8 @@ pub(crate) fn accepted(entry: &Value) -> bool {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if !self.keep
-            && let Err(error) = run_command(&mut lab(&self.name, "down"))
+        if !self.keep_running
+            && let Err(error) = run_command(&mut lab_command(&self.name, "down"))
         {
             eprintln!("xtask: {error}");
         }

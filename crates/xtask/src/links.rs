@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::{Result, run_command};
 
 /// Returns the missing files, each with the page that names it.
-pub(crate) fn links() -> Result<Vec<String>> {
+pub(crate) fn check_doc_links() -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     for page in
         run_command(Command::new("git").args(["ls-files", "-co", "--exclude-standard", "*.md"]))?
@@ -17,14 +17,14 @@ pub(crate) fn links() -> Result<Vec<String>> {
         let folder = Path::new(page).parent().unwrap_or(Path::new(""));
         let missing = |path: &&str| !folder.join(path).exists();
         wrong.extend(
-            linked(&text)
+            link_targets(&text)
                 .filter(missing)
                 .map(|path| format!("{page} links to {path}, which is not there")),
         );
         let absent =
             |path: &&str| !Path::new(path).exists() && !Path::new("crates").join(path).exists();
         wrong.extend(
-            sources(&text)
+            source_paths(&text)
                 .filter(absent)
                 .map(|path| format!("{page} names {path}, which is not there")),
         );
@@ -33,7 +33,7 @@ pub(crate) fn links() -> Result<Vec<String>> {
 }
 
 /// Returns the targets of links that stay within the repository.
-fn linked(text: &str) -> impl Iterator<Item = &str> {
+fn link_targets(text: &str) -> impl Iterator<Item = &str> {
     let targets = text
         .split("](")
         .skip(1)
@@ -44,7 +44,7 @@ fn linked(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Returns the Rust files that are named in backticks with at least one folder.
-fn sources(text: &str) -> impl Iterator<Item = &str> {
+fn source_paths(text: &str) -> impl Iterator<Item = &str> {
     let quoted = text.split('`').skip(1).step_by(2);
     let plain = |word: &&str| word.contains('/') && !word.contains(['{', '<', '*', ' ', '\n']);
     quoted.filter(plain).filter(|word| {
@@ -59,9 +59,12 @@ mod tests {
     #[test]
     fn links_and_source_files_are_found() {
         let text = "See [the map](docs/map.md#crates), [istio](https://istio.io), `api/src/router.rs`, `run.rs` and `a b/c.rs`.";
-        assert_eq!(super::linked(text).collect::<Vec<_>>(), ["docs/map.md"]);
         assert_eq!(
-            super::sources(text).collect::<Vec<_>>(),
+            super::link_targets(text).collect::<Vec<_>>(),
+            ["docs/map.md"]
+        );
+        assert_eq!(
+            super::source_paths(text).collect::<Vec<_>>(),
             ["api/src/router.rs"]
         );
     }

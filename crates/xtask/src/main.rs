@@ -64,7 +64,7 @@ enum Task {
     FuzzApi(fuzz::Options),
     /// Plant the bugs of `tests/fuzz/bugs.toml` into a copy of the source, one at a time, and check
     /// that the fuzzing finds each of them.
-    FuzzBugs(fuzz::Bugs),
+    FuzzBugs(fuzz::BugsOptions),
     /// Run mutation tests on the code for authorization, kubeconfigs, secrets and tokens: change
     /// one thing at a time and check that a test fails each time.
     Mutants(mutants::Options),
@@ -110,9 +110,9 @@ enum ScenarioCommand {
     Quickstart(scenario::TourOptions),
     /// Run the same upgrade on clusters that exist already, as `deploy/quickstart --kubeconfig`
     /// does.
-    Own(scenario::own::Own),
+    Own(scenario::own::OwnClustersOptions),
     /// Run every scenario that `tests/run` needs on the lab.
-    All(scenario::suite::All),
+    All(scenario::suite::SuiteOptions),
 }
 
 /// Result of a task; the error is the text that is printed before the task exits with a failure.
@@ -121,13 +121,13 @@ pub(crate) type Result<T> = std::result::Result<T, String>;
 fn main() -> ExitCode {
     show_logs();
     let done = match Task::parse() {
-        Task::Check => check::check(),
-        Task::Fresh { write } => fresh::fresh(write),
-        Task::Contract => contract::contract(),
+        Task::Check => check::check_repository(),
+        Task::Fresh { write } => fresh::check_generated_files(write),
+        Task::Contract => contract::check_contract(),
         Task::Isolation => isolation::run(),
         Task::Kubeconfigs(options) => kubeconfigs::run(&options),
         Task::FuzzApi(options) => fuzz::run(&options),
-        Task::FuzzBugs(options) => fuzz::bugs(&options),
+        Task::FuzzBugs(options) => fuzz::find_planted_bugs(&options),
         Task::Mutants(options) => mutants::run(&options),
         Task::Canary(options) => canary::run(&options),
         Task::Storm(options) => storm::run(&options),
@@ -140,7 +140,7 @@ fn main() -> ExitCode {
         Task::Judge { recording } => judge::print_verdict(&recording),
         Task::Scenario(ScenarioCommand::Quickstart(options)) => scenario::run_quickstart(&options),
         Task::Scenario(ScenarioCommand::Own(options)) => scenario::own::run(&options),
-        Task::Scenario(ScenarioCommand::All(options)) => scenario::suite::all(&options),
+        Task::Scenario(ScenarioCommand::All(options)) => scenario::suite::run_suite(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -44,7 +44,7 @@ enum World {
 
 /// Results of all cuts.
 #[derive(Debug, Default)]
-struct Totals {
+struct MatrixTotals {
     boundaries: usize,
     cuts: usize,
     lost: usize,
@@ -56,9 +56,9 @@ struct Totals {
     unreached: usize,
 }
 
-impl Totals {
+impl MatrixTotals {
     /// Counts one verdict, whose first word names the fault; `None` is a good end.
-    fn count(&mut self, title: &str, verdict: Option<String>) {
+    fn count_verdict(&mut self, title: &str, verdict: Option<String>) {
         self.cuts += 1;
         let Some(verdict) = verdict else { return };
         eprintln!("{title}: {verdict}");
@@ -75,13 +75,13 @@ impl Totals {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let totals = match options.world {
-        World::Fake => runtime.block_on(fake::matrix(options.seeds))?,
-        World::Lab => lab::matrix(&options.dir, &runtime)?,
+        World::Fake => runtime.block_on(fake::run_fake_matrix(options.seeds))?,
+        World::Lab => lab::run_lab_matrix(&options.dir, &runtime)?,
     };
     let reached = totals.unreached * 50 <= totals.cuts;
     let clean = reached && totals.lost + totals.doubled + totals.stuck + totals.late_writes == 0;
     if options.json {
-        let Totals {
+        let MatrixTotals {
             boundaries,
             cuts,
             lost,

@@ -20,23 +20,23 @@ pub(crate) struct Options {
 }
 
 /// Pinned version of cargo-mutants.
-const VERSION: &str = "27.1.0";
+const CARGO_MUTANTS_VERSION: &str = "27.1.0";
 /// Seconds that the tests may take for one mutant, as an argument. A mutant that makes a test run
 /// for ever counts as caught too.
-const LIMIT: &str = "300";
+const TEST_TIMEOUT_SECONDS: &str = "300";
 
 /// Source files of one package, with the packages and the tests that must catch mutants in them.
-struct Module {
+struct MutatedModule {
     title: &'static str,
     package: &'static str,
     files: &'static [&'static str],
     tests: &'static [&'static str],
     /// Arguments for cargo test after `--`, which select the tests.
-    narrow: &'static [&'static str],
+    test_args: &'static [&'static str],
 }
 
-const MODULES: [Module; 4] = [
-    Module {
+const MUTATED_MODULES: [MutatedModule; 4] = [
+    MutatedModule {
         title: "authorization and audit rules",
         package: "meshwright-model",
         files: &[
@@ -45,9 +45,9 @@ const MODULES: [Module; 4] = [
             "crates/model/src/audit/*.rs",
         ],
         tests: &["meshwright-model"],
-        narrow: &[],
+        test_args: &[],
     },
-    Module {
+    MutatedModule {
         title: "kubeconfigs and addresses",
         package: "meshwright-kubernetes",
         files: &[
@@ -56,9 +56,9 @@ const MODULES: [Module; 4] = [
             "crates/kubernetes/src/address_policy.rs",
         ],
         tests: &["meshwright-kubernetes"],
-        narrow: &[],
+        test_args: &[],
     },
-    Module {
+    MutatedModule {
         title: "envelope and vault",
         package: "meshwright-store",
         files: &[
@@ -70,9 +70,9 @@ const MODULES: [Module; 4] = [
             "crates/store/src/sealing/sealer.rs",
         ],
         tests: &["meshwright-store", "meshwright-testkit"],
-        narrow: &[],
+        test_args: &[],
     },
-    Module {
+    MutatedModule {
         title: "callers and tokens",
         package: "meshwright-api",
         files: &[
@@ -81,7 +81,7 @@ const MODULES: [Module; 4] = [
             "crates/api/src/oidc/jwks.rs",
         ],
         tests: &["meshwright-api"],
-        narrow: &[
+        test_args: &[
             "--lib", "--test", "service", "--", "oidc", "keys", "access", "requests", "limits",
             "events", "tenants",
         ],
@@ -89,8 +89,8 @@ const MODULES: [Module; 4] = [
 ];
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let program = installed()?;
-    let wanted = |module: &&Module| {
+    let program = install_cargo_mutants()?;
+    let wanted = |module: &&MutatedModule| {
         options.only.is_empty()
             || options
                 .only
@@ -98,9 +98,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 .any(|only| module.title.contains(only.as_str()))
     };
     let mut missed = 0;
-    for module in MODULES.iter().filter(wanted) {
+    for module in MUTATED_MODULES.iter().filter(wanted) {
         println!("== {}", module.title);
-        missed += module.judged(&program, &options.dir)?;
+        missed += module.count_missed_mutants(&program, &options.dir)?;
     }
     if missed == 0 {
         Ok(())
@@ -109,9 +109,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
-impl Module {
+impl MutatedModule {
     /// Runs the mutants of this module, and returns how many of them no test noticed.
-    fn judged(&self, program: &Path, dir: &Path) -> Result<usize> {
+    fn count_missed_mutants(&self, program: &Path, dir: &Path) -> Result<usize> {
         let records = dir.join(self.title.replace(' ', "-"));
         std::fs::create_dir_all(&records).map_err(|error| error.to_string())?;
         let mut run = Command::new(program);
@@ -123,7 +123,7 @@ impl Module {
             "never",
             "--no-times",
             "--timeout",
-            LIMIT,
+            TEST_TIMEOUT_SECONDS,
         ]);
         run.args(["--test-package", &self.tests.join(",")])
             .arg("--output")
@@ -131,8 +131,8 @@ impl Module {
         for file in self.files {
             run.args(["--file", file]);
         }
-        if !self.narrow.is_empty() {
-            run.arg("--").args(self.narrow);
+        if !self.test_args.is_empty() {
+            run.arg("--").args(self.test_args);
         }
         let status = run
             .env("SQLX_OFFLINE", "true")
@@ -168,7 +168,7 @@ impl Module {
 
 /// Returns the path of cargo-mutants in the cache of the lab's programs, and installs it there if
 /// it is missing.
-fn installed() -> Result<PathBuf> {
+fn install_cargo_mutants() -> Result<PathBuf> {
     let base = |name: &str| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
@@ -178,7 +178,9 @@ fn installed() -> Result<PathBuf> {
         .or_else(|| base("XDG_CACHE_HOME").map(|cache| cache.join("meshwright")))
         .or_else(|| base("HOME").map(|home| home.join(".cache").join("meshwright")))
         .ok_or("MESHWRIGHT_CACHE, XDG_CACHE_HOME or HOME must be set")?;
-    let folder = cache.join("tools").join(format!("cargo-mutants-{VERSION}"));
+    let folder = cache
+        .join("tools")
+        .join(format!("cargo-mutants-{CARGO_MUTANTS_VERSION}"));
     let program = folder.join("bin").join("cargo-mutants");
     if !program.is_file() {
         let mut install = Command::new("cargo");
@@ -189,7 +191,7 @@ fn installed() -> Result<PathBuf> {
                 "--locked",
                 "cargo-mutants",
                 "--version",
-                VERSION,
+                CARGO_MUTANTS_VERSION,
                 "--root",
             ])
             .arg(&folder);

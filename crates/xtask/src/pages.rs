@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use crate::{Result, run_command};
 
 /// Source text that comes before a code, apart from white space.
-const BEFORE: [&str; 4] = ["with_code(", "Problem::new(", "code: ", "refused("];
+const CODE_PREFIXES: [&str; 4] = ["with_code(", "Problem::new(", "code: ", "refused("];
 /// Crates whose problems are shown to users.
-const SOURCES: [&str; 7] = [
+const SOURCE_CRATES: [&str; 7] = [
     "api",
     "kubernetes",
     "model",
@@ -18,7 +18,7 @@ const SOURCES: [&str; 7] = [
     "worker",
 ];
 
-pub(crate) fn pages() -> Result<Vec<String>> {
+pub(crate) fn check_problem_pages() -> Result<Vec<String>> {
     let mut sources = String::new();
     for file in run_command(std::process::Command::new("git").args([
         "ls-files",
@@ -28,7 +28,7 @@ pub(crate) fn pages() -> Result<Vec<String>> {
     ]))?
     .lines()
     {
-        let counts = SOURCES
+        let counts = SOURCE_CRATES
             .iter()
             .any(|name| file.starts_with(&format!("crates/{name}/src/")));
         let rust = std::path::Path::new(file)
@@ -43,7 +43,7 @@ pub(crate) fn pages() -> Result<Vec<String>> {
                 .unwrap_or_default();
         }
     }
-    let named = named(&sources);
+    let named = find_problem_codes(&sources);
     let described: BTreeSet<&str> = meshwright_wire::problem_codes().collect();
     let missing = named.iter().filter(|code| !described.contains(*code));
     let mut wrong: Vec<String> = missing
@@ -57,11 +57,14 @@ pub(crate) fn pages() -> Result<Vec<String>> {
 }
 
 /// Returns the codes that the sources name.
-fn named(sources: &str) -> BTreeSet<&str> {
+fn find_problem_codes(sources: &str) -> BTreeSet<&str> {
     let after = |before: &'static str| sources.split(before).skip(1);
-    let literals = BEFORE.into_iter().flat_map(after).filter_map(literal);
+    let literals = CODE_PREFIXES
+        .into_iter()
+        .flat_map(after)
+        .filter_map(parse_code_literal);
     let statuses = sources.split("StatusCode::").skip(1).filter_map(|rest| {
-        literal(
+        parse_code_literal(
             rest.trim_start_matches(|letter: char| letter.is_ascii_uppercase() || letter == '_')
                 .strip_prefix(',')?,
         )
@@ -70,7 +73,7 @@ fn named(sources: &str) -> BTreeSet<&str> {
 }
 
 /// Returns the string literal that comes next, if it looks like a code.
-fn literal(rest: &str) -> Option<&str> {
+fn parse_code_literal(rest: &str) -> Option<&str> {
     let (text, _) = rest.trim_start().strip_prefix('"')?.split_once('"')?;
     let code = !text.is_empty()
         && text
@@ -86,7 +89,7 @@ mod tests {
         let source = r#"ApiError::new(
             StatusCode::CONFLICT,
             "mesh_busy", …) .with_code("name_taken") Problem::new("tag_split", x) StatusCode::OK, WorldError { code: "gone" }"#;
-        let found: Vec<&str> = super::named(source).into_iter().collect();
+        let found: Vec<&str> = super::find_problem_codes(source).into_iter().collect();
         assert_eq!(found, ["gone", "mesh_busy", "name_taken", "tag_split"]);
     }
 }

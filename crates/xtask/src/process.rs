@@ -5,12 +5,12 @@ use std::process::{Child, Command};
 use crate::Result;
 
 /// A process that is killed, as if its machine had failed, when this value is dropped.
-pub(crate) struct Process {
+pub(crate) struct ChildProcess {
     title: String,
     child: Child,
 }
 
-impl Process {
+impl ChildProcess {
     /// Starts a command; the title names it in errors.
     pub(crate) fn start(title: &str, command: &mut Command) -> Result<Self> {
         let child = command
@@ -27,7 +27,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
             eprintln!("xtask: {} was not ended: {error}", self.title);

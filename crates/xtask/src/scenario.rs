@@ -8,8 +8,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::lab::Lab;
-use crate::server::Server;
-use crate::story::{MEMBERS, carries, is_gone, samples, stamps};
+use crate::server::DevServer;
+use crate::story::{
+    MEMBER_CLUSTERS, assert_revision_gone, assert_sidecars, deploy_samples, restarts_per_workload,
+};
 use crate::{Result, judge};
 
 pub(crate) mod access;
@@ -100,12 +102,12 @@ pub(crate) fn text_field(value: &Value, key: &str) -> Result<String> {
 }
 
 /// Registers both members and creates a mesh on the old version with sample workloads in it.
-pub(crate) fn bring_up_mesh(lab: &Lab, server: &Server, parts: &mut PartTimings) -> Result<()> {
+pub(crate) fn bring_up_mesh(lab: &Lab, server: &DevServer, parts: &mut PartTimings) -> Result<()> {
     parts.run_part("register two clusters", || {
-        MEMBERS.iter().try_for_each(|member| {
+        MEMBER_CLUSTERS.iter().try_for_each(|member| {
             let kubeconfig = lab.kubeconfig_path(member)?.display().to_string();
             server
-                .watch(&[
+                .run_with_progress(&[
                     "cluster",
                     "register",
                     member,
@@ -117,7 +119,7 @@ pub(crate) fn bring_up_mesh(lab: &Lab, server: &Server, parts: &mut PartTimings)
         })
     })?;
     parts.run_part("create a mesh on 1.25.1", || {
-        server.watch(&[
+        server.run_with_progress(&[
             "mesh",
             "create",
             "demo",
@@ -130,12 +132,12 @@ pub(crate) fn bring_up_mesh(lab: &Lab, server: &Server, parts: &mut PartTimings)
             "--wait",
         ])
     })?;
-    parts.run_part("start sample workloads", || samples(lab))
+    parts.run_part("start sample workloads", || deploy_samples(lab))
 }
 
 /// Plans and starts an upgrade, waits until it needs a person or has ended, and returns its id.
 pub(crate) fn plan_upgrade(
-    server: &Server,
+    server: &DevServer,
     version: &str,
     strategy: &str,
     hold: &str,
@@ -153,13 +155,18 @@ pub(crate) fn plan_upgrade(
         "--start",
         "--wait",
     ];
-    text_field(&server.watch(&arguments)?, "id")
+    text_field(&server.run_with_progress(&arguments)?, "id")
 }
 
 /// Applies a verb to an upgrade, and checks the state that this leads to.
-pub(crate) fn apply_verb(server: &Server, verb: &str, upgrade: &str, wanted: &str) -> Result<()> {
+pub(crate) fn apply_verb(
+    server: &DevServer,
+    verb: &str,
+    upgrade: &str,
+    wanted: &str,
+) -> Result<()> {
     let state = text_field(
-        &server.watch(&["upgrade", verb, upgrade, "--wait"])?,
+        &server.run_with_progress(&["upgrade", verb, upgrade, "--wait"])?,
         "state",
     )?;
     if state == wanted {
@@ -173,12 +180,12 @@ pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
     let mut parts = PartTimings::new();
     // In the first run, the new version is still being built while the mesh is created on the old
     // one.
-    let newest = Lab::build(&["istio-1.27.9"])?;
+    let newest = Lab::start_build(&["istio-1.27.9"])?;
     let mut lab = parts.run_part("start a hosting cluster and two user clusters", || {
         Lab::start_without("quickstart", 2, &["istio-1.27.9"])
     })?;
     let server = parts.run_part("start Meshwright", || {
-        Server::start(
+        DevServer::start(
             &lab,
             &options.dir,
             &options.listen,
@@ -190,16 +197,16 @@ pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
     bring_up_mesh(&lab, &server, &mut parts)?;
     let came_up = own.elapsed();
     parts.run_part("add 1.27.9 to the catalogue", || {
-        newest.done()?;
+        newest.wait_for_build()?;
         // The second build is there for people who stay and try another upgrade.
-        let charts = lab.charts(CATALOGUE[1].1)?;
+        let charts = lab.charts_path(CATALOGUE[1].1)?;
         [NEW_RELEASE.0, "1.27.9.2"]
             .iter()
-            .try_for_each(|build| server.import(build, &charts, &[]))
+            .try_for_each(|build| server.import_release(build, &charts, &[]))
     })?;
     own = Instant::now();
     let recording = options.dir.join("recording.jsonl");
-    let recorder = lab.record(&recording)?;
+    let recorder = lab.start_recording(&recording)?;
     let upgrade = parts.run_part("canary: bring 1.27.9 up beside 1.25.1", || {
         plan_upgrade(&server, NEW_RELEASE.0, "canary", "0")
     })?;
@@ -213,8 +220,8 @@ pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
     let assertions = parts.run_part("look at what came of it", || {
         assert_end_state(&lab, &server, &recording)
     })?;
-    println!("\n{}", server.cli(&["mesh", "workloads", "demo"])?);
-    println!("{}", server.cli(&["mesh", "proxies", "demo"])?);
+    println!("\n{}", server.run_cli(&["mesh", "workloads", "demo"])?);
+    println!("{}", server.run_cli(&["mesh", "proxies", "demo"])?);
     options.write_report(
         &json!({ "parts": parts.to_json(), "meshwright_seconds": meshwright_seconds, "assertions": assertions }),
     )?;
@@ -234,7 +241,7 @@ pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
 }
 
 /// Keeps everything up until the user presses Enter.
-fn wait_for_enter(server: &Server) -> Result<()> {
+fn wait_for_enter(server: &DevServer) -> Result<()> {
     println!(
         "\nMeshwright stays up at {}. Look around, from another terminal:",
         server.address
@@ -255,11 +262,11 @@ fn wait_for_enter(server: &Server) -> Result<()> {
 
 /// Checks the end state: every live pod is on the new revision, no workload was ever without a
 /// sidecar, each was restarted once, and the old revision is gone.
-fn assert_end_state(lab: &Lab, server: &Server, recording: &Path) -> Result<Value> {
-    let pods = carries(lab, NEW_RELEASE.1, NEW_RELEASE.2)?;
-    let proxies = sidecars::connected(server, NEW_RELEASE)?;
-    is_gone(lab, OLD_RELEASE.1)?;
-    let stamps = stamps(lab)?;
+fn assert_end_state(lab: &Lab, server: &DevServer, recording: &Path) -> Result<Value> {
+    let pods = assert_sidecars(lab, NEW_RELEASE.1, NEW_RELEASE.2)?;
+    let proxies = sidecars::wait_for_envoys(server, NEW_RELEASE)?;
+    assert_revision_gone(lab, OLD_RELEASE.1)?;
+    let stamps = restarts_per_workload(lab)?;
     if let Some((workload, count)) = stamps.iter().find(|(_, count)| **count > 1) {
         return Err(format!("{workload} was restarted {count} times"));
     }

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::lab::{Lab, until};
-use crate::story::MEMBERS;
+use crate::lab::{Lab, wait_until};
+use crate::story::MEMBER_CLUSTERS;
 use crate::{Result, run_command};
 
 /// Arguments of a lab's server. Its times are short, because the proxies of a lab do not come and
 /// go.
-pub(crate) const SETTINGS: [&str; 18] = [
+pub(crate) const LAB_SERVER_ARGS: [&str; 18] = [
     "--allow-network",
     "10.0.0.0/8",
     "--unused-seconds",
@@ -36,12 +36,12 @@ pub(crate) const SETTINGS: [&str; 18] = [
 
 /// A running `meshwright-server dev` inside a lab's network, and the command line for it; the
 /// server is stopped when this value is dropped.
-pub(crate) struct Server {
+pub(crate) struct DevServer {
     process: Child,
-    client: Client,
+    client: CliClient,
 }
 
-impl Server {
+impl DevServer {
     /// Starts the server with releases in the catalogue, each as `version` or `version@tag` with
     /// the charts that it is installed from, and with further arguments.
     pub(crate) fn start(
@@ -53,9 +53,9 @@ impl Server {
     ) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
         let authorities = dir.join("authorities.pem");
-        std::fs::write(&authorities, lab.ca_bundle(&MEMBERS)?)
+        std::fs::write(&authorities, lab.ca_bundle(&MEMBER_CLUSTERS)?)
             .map_err(|error| error.to_string())?;
-        let mut run = lab.inside(Some(listen));
+        let mut run = lab.command_in_network(Some(listen));
         // The server calls issuers and webhooks at addresses that tenants choose; here those are
         // the lab's clusters, so trust their authorities.
         run.env("SSL_CERT_FILE", authorities);
@@ -69,17 +69,17 @@ impl Server {
         .arg(dir.join("server"));
         run.arg("--hosting-kubeconfig")
             .arg(lab.kubeconfig_path("hosting")?)
-            .args(["--helm", &lab.helm()?]);
-        run.args(SETTINGS).args(more);
+            .args(["--helm", &lab.helm_binary()?]);
+        run.args(LAB_SERVER_ARGS).args(more);
         for (version, charts) in catalogue {
             run.arg("--release")
-                .arg(format!("{version}={}", lab.charts(charts)?));
+                .arg(format!("{version}={}", lab.charts_path(charts)?));
         }
-        Self::spawn(run, dir, listen)
+        Self::spawn_and_wait(run, dir, listen)
     }
 
     /// Starts the server from a complete command, and waits until it serves.
-    pub(crate) fn spawn(mut run: Command, dir: &Path, listen: &str) -> Result<Self> {
+    pub(crate) fn spawn_and_wait(mut run: Command, dir: &Path, listen: &str) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
         let log = File::create(dir.join("server.log")).map_err(|error| error.to_string())?;
         let errors = log.try_clone().map_err(|error| error.to_string())?;
@@ -89,15 +89,15 @@ impl Server {
             .stdin(Stdio::null())
             .spawn()
             .map_err(|error| error.to_string())?;
-        let client = Client {
+        let client = CliClient {
             dir: dir.to_owned(),
             address: format!("http://{listen}"),
-            key: None,
-            authorities: None,
+            api_key_file: None,
+            ca_file: None,
         };
         let server = Self { process, client };
-        let ready = || server.cli(&["releases", "-o", "json"]).ok();
-        until("the server serves", Duration::from_mins(1), ready).map_err(|error| {
+        let ready = || server.run_cli(&["releases", "-o", "json"]).ok();
+        wait_until("the server serves", Duration::from_mins(1), ready).map_err(|error| {
             let log = std::fs::read_to_string(dir.join("server.log")).unwrap_or_default();
             format!("{error}; it said:\n{log}")
         })?;
@@ -105,11 +105,11 @@ impl Server {
     }
 
     /// Adds a release to the catalogue, as the operator does.
-    pub(crate) fn import(&self, version: &str, charts: &str, more: &[&str]) -> Result<()> {
+    pub(crate) fn import_release(&self, version: &str, charts: &str, more: &[&str]) -> Result<()> {
         let state = self.state_dir();
         let url = format!(
             "postgres://mw_worker@localhost/meshwright?host={}",
-            self.postgres().display()
+            self.postgres_dir().display()
         );
         let mut run = Command::new("target/debug/meshwright-server");
         run.args(["releases", "--database-url", &url, "--vault-key-file"])
@@ -129,15 +129,15 @@ impl Server {
 
     /// Allows an upgrade in place to cross this number of minors. The policy is a row of the
     /// database, and no command or API changes it yet.
-    pub(crate) fn in_place_minors(&self, minors: u32) -> Result<()> {
+    pub(crate) fn set_in_place_minors(&self, minors: u32) -> Result<()> {
         let url = format!(
             "postgres://mw_owner@localhost/meshwright?host={}",
-            self.postgres().display()
+            self.postgres_dir().display()
         );
         let change = format!(
             "UPDATE upgrade_policies SET body = jsonb_set(body, '{{in_place_minors}}', '{minors}')"
         );
-        run_command(Command::new(crate::fresh::program("psql")?).args([
+        run_command(Command::new(crate::fresh::postgres_program("psql")?).args([
             "--quiet",
             "--command",
             &change,
@@ -147,7 +147,7 @@ impl Server {
     }
 
     /// Returns the command line alone, for use in another thread.
-    pub(crate) fn client(&self) -> Client {
+    pub(crate) fn clone_client(&self) -> CliClient {
         self.client.clone()
     }
 
@@ -157,34 +157,34 @@ impl Server {
     }
 
     /// Returns the folder with the socket of the private Postgres.
-    pub(crate) fn postgres(&self) -> PathBuf {
+    pub(crate) fn postgres_dir(&self) -> PathBuf {
         self.state_dir().join("postgres")
     }
 }
 
-impl std::ops::Deref for Server {
-    type Target = Client;
+impl std::ops::Deref for DevServer {
+    type Target = CliClient;
 
-    fn deref(&self) -> &Client {
+    fn deref(&self) -> &CliClient {
         &self.client
     }
 }
 
 /// The command line for one server.
 #[derive(Clone)]
-pub(crate) struct Client {
+pub(crate) struct CliClient {
     dir: PathBuf,
     pub(crate) address: String,
     /// File with another API key than that of the first owner.
-    key: Option<PathBuf>,
+    api_key_file: Option<PathBuf>,
     /// File with the authorities that the command line trusts, instead of those of the system.
-    authorities: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
 }
 
-impl Client {
+impl CliClient {
     /// Returns the file with the API key that the command line uses.
     pub(crate) fn key_file(&self) -> PathBuf {
-        self.key
+        self.api_key_file
             .clone()
             .unwrap_or_else(|| self.dir.join("server").join("api-key"))
     }
@@ -192,22 +192,22 @@ impl Client {
     /// Returns the command line with another API key.
     pub(crate) fn with_key(self, file: PathBuf) -> Self {
         Self {
-            key: Some(file),
+            api_key_file: Some(file),
             ..self
         }
     }
 
     /// Returns the command line with the authorities in this file as the trusted ones.
-    pub(crate) fn believing(self, authorities: PathBuf) -> Self {
+    pub(crate) fn with_ca_file(self, authorities: PathBuf) -> Self {
         Self {
-            authorities: Some(authorities),
+            ca_file: Some(authorities),
             ..self
         }
     }
 
     /// Runs the command line with `-o json`, and returns its answer.
-    pub(crate) fn ask(&self, arguments: &[&str]) -> Result<Value> {
-        let text = self.cli(&[arguments, &["-o", "json"]].concat())?;
+    pub(crate) fn run_json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.run_cli(&[arguments, &["-o", "json"]].concat())?;
         serde_json::from_str(&text).map_err(|error| error.to_string())
     }
 
@@ -216,7 +216,7 @@ impl Client {
     /// # Errors
     ///
     /// Returns an error with the state and the problem of the upgrade when the limit has passed.
-    pub(crate) fn await_state(
+    pub(crate) fn wait_for_state(
         &self,
         upgrade: &str,
         wanted: &str,
@@ -224,7 +224,7 @@ impl Client {
     ) -> Result<Value> {
         let start = Instant::now();
         loop {
-            let now = self.ask(&["upgrade", "get", upgrade])?;
+            let now = self.run_json(&["upgrade", "get", upgrade])?;
             if now["state"] == wanted {
                 return Ok(now);
             }
@@ -238,27 +238,27 @@ impl Client {
         }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    fn build_command(&self, arguments: &[&str]) -> Command {
         let mut run = Command::new("target/debug/meshwright");
         run.args(["--server", &self.address, "--key-file"])
             .arg(self.key_file())
             .args(arguments);
         // Keep the command line away from the profile of the user who runs this program.
         run.env("XDG_CONFIG_HOME", &self.dir);
-        run.envs(self.authorities.iter().map(|file| ("SSL_CERT_FILE", file)));
+        run.envs(self.ca_file.iter().map(|file| ("SSL_CERT_FILE", file)));
         run
     }
 
     /// Runs the command line, and returns its output.
-    pub(crate) fn cli(&self, arguments: &[&str]) -> Result<String> {
-        run_command(&mut self.command(arguments))
+    pub(crate) fn run_cli(&self, arguments: &[&str]) -> Result<String> {
+        run_command(&mut self.build_command(arguments))
     }
 
     /// Runs the command line with `-o json` and shows its progress; returns its answer.
-    pub(crate) fn watch(&self, arguments: &[&str]) -> Result<Value> {
+    pub(crate) fn run_with_progress(&self, arguments: &[&str]) -> Result<Value> {
         println!("$ meshwright {}", arguments.join(" "));
         let out = self
-            .command(&[arguments, &["-o", "json"]].concat())
+            .build_command(&[arguments, &["-o", "json"]].concat())
             .stderr(Stdio::inherit())
             .output()
             .map_err(|error| error.to_string())?;
@@ -273,7 +273,7 @@ impl Client {
     }
 }
 
-impl Drop for Server {
+impl Drop for DevServer {
     fn drop(&mut self) {
         // SIGTERM stops the server and its private Postgres. Taking the lab down would stop
         // neither.

@@ -13,57 +13,57 @@ use meshwright_model::quota::{QuotaResource, Quotas};
 use meshwright_store::{ApiKeyToken, NewApiKey, Page, Store, StoreError, Tenant};
 
 use crate::Result;
-use crate::lab::until;
-use crate::process::{Process, free_address};
+use crate::lab::wait_until;
+use crate::process::{ChildProcess, free_address};
 
 /// Configuration of an API process.
 #[derive(Debug, Clone)]
-pub(crate) struct Setting {
+pub(crate) struct ApiProcessConfig {
     pub(crate) program: PathBuf,
     /// URL of the database, with the role in it.
-    pub(crate) database: String,
+    pub(crate) database_url: String,
     /// File with the secret of the server, which seals stored secrets.
-    pub(crate) secret: PathBuf,
+    pub(crate) secret_file: PathBuf,
     /// File that the log is appended to; without it the log is discarded.
-    pub(crate) log: Option<PathBuf>,
+    pub(crate) log_file: Option<PathBuf>,
     /// Level of the log, such as `off`, `warn` or `trace`.
-    pub(crate) level: &'static str,
+    pub(crate) log_level: &'static str,
     /// Factor by which the usual rate limits of every tenant are multiplied, as a number in text.
-    pub(crate) share: &'static str,
+    pub(crate) rate_limit_multiplier: &'static str,
     /// Further environment variables of the process.
     pub(crate) environment: Vec<(&'static str, String)>,
     /// Limit of open files of the process; without it, the limit of this process applies.
-    pub(crate) open_files: Option<u32>,
+    pub(crate) max_open_files: Option<u32>,
 }
 
 /// Factor for rate limits that no test reaches.
-const PLENTY: &str = "100000";
+const UNLIMITED_RATE_MULTIPLIER: &str = "100000";
 /// Time limit for the start of a process, which usually takes a quarter of a second.
-const START_LIMIT: Duration = Duration::from_mins(1);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Path of the server that the debug build of this workspace made.
-pub(crate) const SERVER: &str = "target/debug/meshwright-server";
+pub(crate) const SERVER_BINARY: &str = "target/debug/meshwright-server";
 
-impl Setting {
+impl ApiProcessConfig {
     /// Returns a configuration of the server in the debug build, without a log and with rate limits
     /// that no test reaches.
     pub(crate) fn new(database: &str, secret: &Path) -> Self {
         let (database, secret) = (database.to_owned(), secret.to_owned());
         let environment = Vec::new();
         Self {
-            program: SERVER.into(),
-            database,
-            secret,
-            log: None,
-            level: "off",
-            share: PLENTY,
+            program: SERVER_BINARY.into(),
+            database_url: database,
+            secret_file: secret,
+            log_file: None,
+            log_level: "off",
+            rate_limit_multiplier: UNLIMITED_RATE_MULTIPLIER,
             environment,
-            open_files: None,
+            max_open_files: None,
         }
     }
 
-    fn spawn(&self, address: &str) -> Result<Process> {
-        let log = match &self.log {
+    fn spawn_process(&self, address: &str) -> Result<ChildProcess> {
+        let log = match &self.log_file {
             Some(log) => std::fs::File::options()
                 .create(true)
                 .append(true)
@@ -72,7 +72,7 @@ impl Setting {
                 .into(),
             None => Stdio::null(),
         };
-        let mut run = match self.open_files {
+        let mut run = match self.max_open_files {
             Some(limit) => {
                 // The shell sets the limit of open files and is then replaced by the server.
                 let mut shell = Command::new("sh");
@@ -88,32 +88,32 @@ impl Setting {
             "--listen",
             address,
             "--share",
-            self.share,
+            self.rate_limit_multiplier,
             "--database-url",
-            &self.database,
+            &self.database_url,
         ]);
         run.arg("--vault-key-file")
-            .arg(&self.secret)
-            .env("MESHWRIGHT_LOG", self.level);
+            .arg(&self.secret_file)
+            .env("MESHWRIGHT_LOG", self.log_level);
         run.envs(self.environment.iter().map(|(name, value)| (name, value)));
         run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        Process::start(&self.program.display().to_string(), &mut run)
+        ChildProcess::start(&self.program.display().to_string(), &mut run)
     }
 }
 
 /// A running API process; it is killed when this value is dropped.
-pub(crate) struct Api {
-    process: Option<Process>,
+pub(crate) struct ApiProcess {
+    process: Option<ChildProcess>,
     pub(crate) address: String,
-    setting: Setting,
+    setting: ApiProcessConfig,
 }
 
-impl Api {
+impl ApiProcess {
     /// Starts a process on a free port, and waits until it listens.
-    pub(crate) fn start(setting: Setting) -> Result<Self> {
+    pub(crate) fn start(setting: ApiProcessConfig) -> Result<Self> {
         let address = free_address()?;
-        let process = Some(setting.spawn(&address)?);
-        until("the API listens", START_LIMIT, || {
+        let process = Some(setting.spawn_process(&address)?);
+        wait_until("the API listens", START_TIMEOUT, || {
             std::net::TcpStream::connect(&address).ok()
         })?;
         Ok(Self {
@@ -125,28 +125,28 @@ impl Api {
 
     /// Kills the process as if its machine had failed, without finishing any request, and starts it
     /// again at the same address.
-    pub(crate) fn kill_and_start_again(&mut self) -> Result<()> {
+    pub(crate) fn kill_and_restart(&mut self) -> Result<()> {
         // Drop the old process first, because the port must be free.
         self.process = None;
-        self.process = Some(self.setting.spawn(&self.address)?);
+        self.process = Some(self.setting.spawn_process(&self.address)?);
         Ok(())
     }
 
     /// Returns the processor seconds that the process has used so far.
-    pub(crate) fn processor_seconds(&self) -> Result<f64> {
-        crate::bench::api::processor_seconds(
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        crate::bench::api::process_cpu_seconds(
             self.process.as_ref().ok_or("the API does not run")?.id(),
         )
     }
 
     /// Returns the resident memory of the process in bytes.
-    pub(crate) fn memory(&self) -> Result<u64> {
-        memory_of(self.process.as_ref().ok_or("the API does not run")?.id())
+    pub(crate) fn memory_bytes(&self) -> Result<u64> {
+        process_memory_bytes(self.process.as_ref().ok_or("the API does not run")?.id())
     }
 }
 
 /// Creates a tenant with quotas that no test reaches.
-pub(crate) async fn roomy_tenant(
+pub(crate) async fn create_unlimited_tenant(
     store: &Store,
     name: &str,
 ) -> std::result::Result<TenantId, StoreError> {
@@ -173,7 +173,7 @@ pub(crate) async fn roomy_tenant(
 }
 
 /// Creates an API key directly in the database, and returns its text.
-pub(crate) async fn key(
+pub(crate) async fn create_api_key(
     store: &Store,
     tenant: TenantId,
     role: Role,
@@ -196,7 +196,7 @@ pub(crate) async fn key(
 }
 
 /// Returns the resident memory of a process in bytes.
-pub(crate) fn memory_of(process: u32) -> Result<u64> {
+pub(crate) fn process_memory_bytes(process: u32) -> Result<u64> {
     let path = format!("/proc/{process}/status");
     let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     let line = text

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::Result;
 
 /// Minutes that a seed takes at scale 1.
-const MINUTES: u32 = 45;
+const MINUTES_PER_SEED: u32 = 45;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (mut runs, mut failed) = (Vec::new(), Vec::new());
     eprintln!(
         "a seed takes about {} minutes",
-        MINUTES.div_ceil(options.scale)
+        MINUTES_PER_SEED.div_ceil(options.scale)
     );
     for seed in options.first..options.first + options.seeds {
         match runtime.block_on(meshwright_testkit::slow::run_slow_upgrade(

@@ -14,7 +14,7 @@ use meshwright_model::quota::QuotaResource;
 use meshwright_store::{Sealer, Store};
 use serde_json::{Value, json};
 
-use crate::service::{self, Api, Setting};
+use crate::service::{self, ApiProcess, ApiProcessConfig};
 use crate::{Result, fresh};
 
 #[derive(Debug, Args)]
@@ -28,37 +28,40 @@ pub(crate) struct Options {
 }
 
 /// Requests that are under way at once, copies included.
-const WIDTH: usize = 64;
+const MAX_IN_FLIGHT: usize = 64;
 /// Pause before a copy is sent again that was refused for the moment.
-const PAUSE: Duration = Duration::from_millis(50);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Attempts for a copy; one that has no answer after them is stuck.
-const PATIENCE: usize = 1200;
+const MAX_ATTEMPTS: usize = 1200;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let postgres = fresh::live(scratch.path())?;
+    let postgres = fresh::start_migrated_postgres(scratch.path())?;
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
-    let url = postgres.url("mw_api", fresh::NAME);
+    let url = postgres.url("mw_api", fresh::DATABASE_NAME);
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    runtime.block_on(storm(options, &url, &secret))
+    runtime.block_on(run_storm(options, &url, &secret))
 }
 
 /// Creates a tenant with quotas that no test reaches, and the key of its owner.
-async fn tenant(
+async fn create_tenant_with_owner(
     store: &Store,
 ) -> std::result::Result<(TenantId, String), meshwright_store::StoreError> {
-    let tenant = service::roomy_tenant(store, "storm").await?;
-    Ok((tenant, service::key(store, tenant, Role::Owner).await?))
+    let tenant = service::create_unlimited_tenant(store, "storm").await?;
+    Ok((
+        tenant,
+        service::create_api_key(store, tenant, Role::Owner).await?,
+    ))
 }
 
-async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
+async fn run_storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
     let failed = |error: meshwright_store::StoreError| error.to_string();
     let store = Store::connect(database, Sealer::new([7; 32]))
         .await
         .map_err(failed)?;
-    let (tenant, owner) = tenant(&store).await.map_err(failed)?;
-    let start = || Api::start(Setting::new(database, secret));
+    let (tenant, owner) = create_tenant_with_owner(&store).await.map_err(failed)?;
+    let start = || ApiProcess::start(ApiProcessConfig::new(database, secret));
     let mut apis = [start()?, start()?];
     let addresses: Arc<Vec<String>> =
         Arc::new(apis.iter().map(|api| api.address.clone()).collect());
@@ -76,7 +79,7 @@ async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
             (http.clone(), owner.clone(), addresses.clone(), done.clone());
         let (request, copies) = (number / options.copies, options.copies);
         async move {
-            let answer = copy(&http, &addresses[number % copies % 2], &owner, request).await;
+            let answer = send_copy(&http, &addresses[number % copies % 2], &owner, request).await;
             done.fetch_add(1, Ordering::Relaxed);
             (request, answer)
         }
@@ -93,19 +96,19 @@ async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
                 {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                api.kill_and_start_again()?;
+                api.kill_and_restart()?;
             }
             Ok::<_, String>((killed, apis))
         }
     });
     let answers: Vec<(usize, Result<(u16, Value)>)> = futures::stream::iter(sent)
-        .buffer_unordered(WIDTH)
+        .buffer_unordered(MAX_IN_FLIGHT)
         .collect()
         .await;
     over.store(true, Ordering::Relaxed);
     let (killed, apis) = murder.await.map_err(|error| error.to_string())??;
     drop(apis);
-    let unequal = unequal(options.keys, answers)?;
+    let unequal = count_unequal(options.keys, answers)?;
     let made = store
         .begin(tenant)
         .await
@@ -128,14 +131,14 @@ async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
 }
 
 /// Sends one copy until it has a final answer.
-async fn copy(
+async fn send_copy(
     http: &reqwest::Client,
     address: &str,
     owner: &str,
     request: usize,
 ) -> Result<(u16, Value)> {
     let body = json!({ "name": format!("k{request}"), "role": "viewer" });
-    for _ in 0..PATIENCE {
+    for _ in 0..MAX_ATTEMPTS {
         let sent = http
             .post(format!("http://{address}/v1/api-keys"))
             .bearer_auth(owner)
@@ -153,13 +156,13 @@ async fn copy(
                 return Ok((status, body));
             }
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
     Err(format!("request {request} had no answer"))
 }
 
 /// Returns the number of requests whose copies got different answers or an answer other than 201.
-fn unequal(requests: usize, answers: Vec<(usize, Result<(u16, Value)>)>) -> Result<usize> {
+fn count_unequal(requests: usize, answers: Vec<(usize, Result<(u16, Value)>)>) -> Result<usize> {
     let mut first: Vec<Option<Value>> = vec![None; requests];
     let mut unequal = vec![false; requests];
     for (request, answer) in answers {

@@ -7,13 +7,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::Result;
-use crate::lab::{Lab, until};
+use crate::lab::{Lab, wait_until};
 
-pub(crate) const MEMBERS: [&str; 2] = ["c1", "c2"];
+pub(crate) const MEMBER_CLUSTERS: [&str; 2] = ["c1", "c2"];
 /// Namespaces of `deploy/samples.yaml` that have an injection label; one more has none.
-pub(crate) const MESHED: [&str; 4] = ["shop", "billing", "search", "lab-canary"];
+pub(crate) const MESHED_NAMESPACES: [&str; 4] = ["shop", "billing", "search", "lab-canary"];
 
-fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
+fn text_at<'v>(value: &'v Value, pointer: &str) -> &'v str {
     value
         .pointer(pointer)
         .and_then(Value::as_str)
@@ -21,20 +21,20 @@ fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
 }
 
 /// Applies the sample workloads, and waits until each of their pods is ready.
-pub(crate) fn samples(lab: &Lab) -> Result<()> {
-    for member in MEMBERS {
+pub(crate) fn deploy_samples(lab: &Lab) -> Result<()> {
+    for member in MEMBER_CLUSTERS {
         lab.run_kubectl(member, &["apply", "-f", "deploy/samples.yaml"])?;
     }
-    for member in MEMBERS {
-        until("every sample is ready", Duration::from_secs(90), || {
-            settled(lab, member).ok().filter(|settled| *settled)
+    for member in MEMBER_CLUSTERS {
+        wait_until("every sample is ready", Duration::from_secs(90), || {
+            all_pods_ready(lab, member).ok().filter(|settled| *settled)
         })?;
     }
     Ok(())
 }
 
-fn settled(lab: &Lab, member: &str) -> Result<bool> {
-    let pods = lab.get(member, &["pods", "-A"])?;
+fn all_pods_ready(lab: &Lab, member: &str) -> Result<bool> {
+    let pods = lab.list_objects(member, &["pods", "-A"])?;
     let ready = |pod: &Value| {
         let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
         conditions.is_some_and(|list| {
@@ -47,14 +47,17 @@ fn settled(lab: &Lab, member: &str) -> Result<bool> {
 
 /// Checks that every live pod of a labelled namespace carries this revision and this image, and
 /// that no other pod has a sidecar. Returns the number of pods with a sidecar.
-pub(crate) fn carries(lab: &Lab, revision: &str, image: &str) -> Result<usize> {
+pub(crate) fn assert_sidecars(lab: &Lab, revision: &str, image: &str) -> Result<usize> {
     let mut count = 0;
-    for member in MEMBERS {
-        for pod in lab.get(member, &["pods", "-A"])? {
-            let namespace = text(&pod, "/metadata/namespace");
-            let name = format!("{namespace}/{} in {member}", text(&pod, "/metadata/name"));
-            let carried = text(&pod, "/metadata/annotations/istio.io~1rev");
-            let meshed = MESHED.contains(&namespace);
+    for member in MEMBER_CLUSTERS {
+        for pod in lab.list_objects(member, &["pods", "-A"])? {
+            let namespace = text_at(&pod, "/metadata/namespace");
+            let name = format!(
+                "{namespace}/{} in {member}",
+                text_at(&pod, "/metadata/name")
+            );
+            let carried = text_at(&pod, "/metadata/annotations/istio.io~1rev");
+            let meshed = MESHED_NAMESPACES.contains(&namespace);
             if !meshed && !carried.is_empty() {
                 return Err(format!("{name} carries a sidecar of {carried}"));
             }
@@ -73,22 +76,22 @@ pub(crate) fn carries(lab: &Lab, revision: &str, image: &str) -> Result<usize> {
 }
 
 /// Checks that no object in any cluster is named or labelled after a revision.
-pub(crate) fn is_gone(lab: &Lab, revision: &str) -> Result<()> {
+pub(crate) fn assert_revision_gone(lab: &Lab, revision: &str) -> Result<()> {
     let kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations,clusterroles,clusterrolebindings";
     let namespaced = "deployments,services,secrets,configmaps,roles,rolebindings,serviceaccounts,pods,leases,endpoints";
-    for cluster in MEMBERS.iter().chain(&["hosting"]) {
+    for cluster in MEMBER_CLUSTERS.iter().chain(&["hosting"]) {
         for object in lab
-            .get(cluster, &[kinds])?
+            .list_objects(cluster, &[kinds])?
             .into_iter()
-            .chain(lab.get(cluster, &["-A", namespaced])?)
+            .chain(lab.list_objects(cluster, &["-A", namespaced])?)
         {
-            let name = text(&object, "/metadata/name");
+            let name = text_at(&object, "/metadata/name");
             if name.contains(revision)
-                || text(&object, "/metadata/labels/istio.io~1rev") == revision
+                || text_at(&object, "/metadata/labels/istio.io~1rev") == revision
             {
                 return Err(format!(
                     "{} {name} is left in {cluster}",
-                    text(&object, "/kind")
+                    text_at(&object, "/kind")
                 ));
             }
         }
@@ -98,9 +101,9 @@ pub(crate) fn is_gone(lab: &Lab, revision: &str) -> Result<()> {
 
 /// Returns how often we have restarted each workload: the number of accepted patches with our stamp
 /// in the API servers' audit logs.
-pub(crate) fn stamps(lab: &Lab) -> Result<BTreeMap<String, usize>> {
+pub(crate) fn restarts_per_workload(lab: &Lab) -> Result<BTreeMap<String, usize>> {
     let mut counts = BTreeMap::new();
-    for member in MEMBERS {
+    for member in MEMBER_CLUSTERS {
         let log = lab.kubeconfig_path(member)?.with_file_name("audit.log");
         let log =
             std::fs::read_to_string(&log).map_err(|error| format!("{}: {error}", log.display()))?;
@@ -124,7 +127,7 @@ pub(crate) fn stamps(lab: &Lab) -> Result<BTreeMap<String, usize>> {
                 *counts
                     .entry(format!(
                         "{} in {member}",
-                        text(&entry, "/requestURI")
+                        text_at(&entry, "/requestURI")
                             .split('?')
                             .next()
                             .unwrap_or_default()
@@ -138,7 +141,7 @@ pub(crate) fn stamps(lab: &Lab) -> Result<BTreeMap<String, usize>> {
 
 /// Kinds that a rollback may leave changed: custom resource definitions stay at the newer version,
 /// and Kubernetes and istiod maintain the others themselves.
-const NOT_COMPARED: [&str; 9] = [
+const KINDS_NOT_COMPARED: [&str; 9] = [
     "Pod",
     "ReplicaSet",
     "ControllerRevision",
@@ -151,7 +154,7 @@ const NOT_COMPARED: [&str; 9] = [
 ];
 
 /// Returns a line of a dump without one annotation.
-fn without(line: &str, annotation: &str) -> String {
+fn without_annotation(line: &str, annotation: &str) -> String {
     let (head, body) = line.split_at(line.find('{').unwrap_or(line.len()));
     let Ok(mut object) = serde_json::from_str::<Value>(body) else {
         return line.to_owned();
@@ -169,7 +172,7 @@ fn without(line: &str, annotation: &str) -> String {
 
 /// Returns the lines that differ between two dumps, without the kinds and names that a rollback may
 /// leave changed. Workloads in `stamped` may carry a stamp that they did not have before.
-pub(crate) fn differences(before: &[String], after: &[String], stamped: &[&str]) -> Vec<String> {
+pub(crate) fn diff_dumps(before: &[String], after: &[String], stamped: &[&str]) -> Vec<String> {
     let compared = |line: &&String| {
         let mut words = line.split(' ').skip(1);
         let (kind, name) = (
@@ -185,16 +188,16 @@ pub(crate) fn differences(before: &[String], after: &[String], stamped: &[&str])
             "istio-ca-crl",
             "meshwright-definitions",
         ];
-        !NOT_COMPARED.contains(&kind) && !locks.iter().any(|lock| name.ends_with(lock))
+        !KINDS_NOT_COMPARED.contains(&kind) && !locks.iter().any(|lock| name.ends_with(lock))
     };
     let plain = |line: &String| {
-        let line = without(line, "meshwright.dev/writer");
+        let line = without_annotation(line, "meshwright.dev/writer");
         let may_be_stamped = line
             .split(' ')
             .nth(2)
             .is_some_and(|name| stamped.contains(&name));
         if may_be_stamped {
-            without(&line, "meshwright.dev/restart")
+            without_annotation(&line, "meshwright.dev/restart")
         } else {
             line
         }

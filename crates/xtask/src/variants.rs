@@ -17,7 +17,7 @@ pub(crate) struct Options {
 }
 
 /// Packages with tests that use a database.
-const WITH_DATABASE: [&str; 5] = [
+const DATABASE_PACKAGES: [&str; 5] = [
     "meshwright-api",
     "meshwright-server",
     "meshwright-store",
@@ -26,7 +26,7 @@ const WITH_DATABASE: [&str; 5] = [
 ];
 
 /// Environment variable that makes a variant, and its value.
-type Setting = (&'static str, String);
+type EnvSetting = (&'static str, String);
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
@@ -42,15 +42,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "without hints",
             (meshwright_testkit::NOTIFICATIONS_ENV, "off".to_owned()),
         ),
-        ("PostgreSQL 18", ("PG_BIN", newest(dir.path())?)),
+        (
+            "PostgreSQL 18",
+            ("PG_BIN", copy_newest_postgres(dir.path())?),
+        ),
     ];
     if options.together {
         let titles = settings.each_ref().map(|(title, _)| *title);
-        let packages: Vec<&str> = WITH_DATABASE
+        let packages: Vec<&str> = DATABASE_PACKAGES
             .iter()
             .flat_map(|package| ["--package", package])
             .collect();
-        return tests(
+        return run_tests(
             &titles.join(", "),
             &packages,
             &settings.map(|(_, setting)| setting),
@@ -58,12 +61,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     settings
         .into_iter()
-        .try_for_each(|(title, setting)| tests(title, &["--workspace"], &[setting]))
+        .try_for_each(|(title, setting)| run_tests(title, &["--workspace"], &[setting]))
 }
 
 /// Copies the newest `PostgreSQL` out of the cache and returns the folder of its programs, because
 /// the account that Postgres runs as may have no access to the cache.
-fn newest(dir: &Path) -> Result<String> {
+fn copy_newest_postgres(dir: &Path) -> Result<String> {
     let bin = run_command(&mut Command::new("tests/postgres-18"))?;
     let native = Path::new(bin.trim())
         .parent()
@@ -73,7 +76,7 @@ fn newest(dir: &Path) -> Result<String> {
     Ok(dir.join("native").join("bin").display().to_string())
 }
 
-fn tests(title: &str, packages: &[&str], settings: &[Setting]) -> Result<()> {
+fn run_tests(title: &str, packages: &[&str], settings: &[EnvSetting]) -> Result<()> {
     println!("-- {title}");
     let mut run = Command::new("cargo");
     run.args(["test", "--locked", "--quiet", "--no-fail-fast"])

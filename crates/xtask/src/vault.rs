@@ -8,79 +8,81 @@ use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::beside::Beside;
-use crate::service::{Api, SERVER, Setting};
+use crate::beside::TlsProgram;
+use crate::service::{ApiProcess, ApiProcessConfig, SERVER_BINARY};
 use crate::{Result, fresh, run_command};
 
 /// Exactly the rights that the service's token needs according to `docs/operating.md`.
-const POLICY: &str = r#"path "transit/encrypt/meshwright" { capabilities = ["update"] }
+const SERVICE_POLICY: &str = r#"path "transit/encrypt/meshwright" { capabilities = ["update"] }
 path "transit/decrypt/meshwright" { capabilities = ["update"] }"#;
 /// Path of the key in the transit engine.
-const ENGINE: &str = "transit/keys/meshwright";
+const TRANSIT_KEY_PATH: &str = "transit/keys/meshwright";
 
 pub(crate) fn run() -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let postgres = fresh::live(scratch.path())?;
+    let postgres = fresh::start_migrated_postgres(scratch.path())?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     runtime.block_on(async {
-        let keeper = Keeper::start(scratch.path()).await?;
-        let scene = Scene::new(scratch.path(), &postgres, keeper).await?;
-        scene.play().await
+        let keeper = VaultServer::start(scratch.path()).await?;
+        let scene = VaultScenario::new(scratch.path(), &postgres, keeper).await?;
+        scene.run_checks().await
     })
 }
 
-fn text(error: impl std::fmt::Display) -> String {
+fn error_text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
 /// A running, unsealed Vault; it is killed when this value is dropped.
-struct Keeper {
-    program: Beside,
+struct VaultServer {
+    program: TlsProgram,
     http: Client,
     address: String,
-    root: String,
-    unseal: String,
+    root_token: String,
+    unseal_key: String,
 }
 
-impl Keeper {
+impl VaultServer {
     /// Starts Vault, which is built if the cache does not have it, and does the setup that its
     /// operator does once.
     async fn start(dir: &Path) -> Result<Self> {
-        let program = Beside::start("vault", dir)?;
-        let certificate = std::fs::read(&program.certificate).map_err(text)?;
-        let trusted = reqwest::Certificate::from_pem(&certificate).map_err(text)?;
+        let program = TlsProgram::start("vault", dir)?;
+        let certificate = std::fs::read(&program.certificate).map_err(error_text)?;
+        let trusted = reqwest::Certificate::from_pem(&certificate).map_err(error_text)?;
         let http = Client::builder()
             .tls_certs_only([trusted])
             .build()
-            .map_err(text)?;
+            .map_err(error_text)?;
         let address = format!("https://{}", program.address);
         let (root, unseal) = (String::new(), String::new());
         let mut keeper = Self {
             program,
             http,
             address,
-            root,
-            unseal,
+            root_token: root,
+            unseal_key: unseal,
         };
         let made = keeper
-            .ask(
+            .call_as_root(
                 "PUT",
                 "sys/init",
                 json!({ "secret_shares": 1, "secret_threshold": 1 }),
             )
             .await?;
-        keeper.unseal = word(&made, "/keys/0")?;
-        keeper.root = word(&made, "/root_token")?;
+        keeper.unseal_key = text_at(&made, "/keys/0")?;
+        keeper.root_token = text_at(&made, "/root_token")?;
         keeper.unseal().await?;
         keeper
-            .ask("POST", "sys/mounts/transit", json!({ "type": "transit" }))
+            .call_as_root("POST", "sys/mounts/transit", json!({ "type": "transit" }))
             .await?;
-        keeper.ask("POST", ENGINE, json!({})).await?;
         keeper
-            .ask(
+            .call_as_root("POST", TRANSIT_KEY_PATH, json!({}))
+            .await?;
+        keeper
+            .call_as_root(
                 "PUT",
                 "sys/policies/acl/meshwright",
-                json!({ "policy": POLICY }),
+                json!({ "policy": SERVICE_POLICY }),
             )
             .await?;
         Ok(keeper)
@@ -91,8 +93,10 @@ impl Keeper {
     /// # Errors
     ///
     /// Returns an error when Vault does not answer with a success.
-    async fn ask(&self, method: &str, path: &str, body: Value) -> Result<Value> {
-        let (status, answer) = self.ask_as(&self.root, method, path, body).await?;
+    async fn call_as_root(&self, method: &str, path: &str, body: Value) -> Result<Value> {
+        let (status, answer) = self
+            .call_with_token(&self.root_token, method, path, body)
+            .await?;
         if status.is_success() {
             Ok(answer)
         } else {
@@ -100,14 +104,14 @@ impl Keeper {
         }
     }
 
-    async fn ask_as(
+    async fn call_with_token(
         &self,
         token: &str,
         method: &str,
         path: &str,
         body: Value,
     ) -> Result<(StatusCode, Value)> {
-        let method = Method::from_bytes(method.as_bytes()).map_err(text)?;
+        let method = Method::from_bytes(method.as_bytes()).map_err(error_text)?;
         let request = self
             .http
             .request(method, format!("{}/v1/{path}", self.address))
@@ -116,14 +120,14 @@ impl Keeper {
             .header("X-Vault-Token", token)
             .send()
             .await
-            .map_err(text)?;
-        let (status, body) = (answer.status(), answer.text().await.map_err(text)?);
+            .map_err(error_text)?;
+        let (status, body) = (answer.status(), answer.text().await.map_err(error_text)?);
         Ok((status, serde_json::from_str(&body).unwrap_or_default()))
     }
 
     async fn unseal(&self) -> Result<()> {
         let opened = self
-            .ask("PUT", "sys/unseal", json!({ "key": self.unseal }))
+            .call_as_root("PUT", "sys/unseal", json!({ "key": self.unseal_key }))
             .await?;
         if opened["sealed"] == false {
             Ok(())
@@ -133,19 +137,19 @@ impl Keeper {
     }
 
     /// Creates a token with exactly the rights that the service needs.
-    async fn token(&self) -> Result<String> {
+    async fn create_service_token(&self) -> Result<String> {
         let made = self
-            .ask(
+            .call_as_root(
                 "POST",
                 "auth/token/create",
                 json!({ "policies": ["meshwright"] }),
             )
             .await?;
-        word(&made, "/auth/client_token")
+        text_at(&made, "/auth/client_token")
     }
 }
 
-fn word(answer: &Value, pointer: &str) -> Result<String> {
+fn text_at(answer: &Value, pointer: &str) -> Result<String> {
     answer
         .pointer(pointer)
         .and_then(Value::as_str)
@@ -154,7 +158,7 @@ fn word(answer: &Value, pointer: &str) -> Result<String> {
 }
 
 /// Prints what was checked, or returns an error when it does not hold.
-fn expect(holds: bool, what: &str, seen: impl std::fmt::Debug) -> Result<()> {
+fn check_that(holds: bool, what: &str, seen: impl std::fmt::Debug) -> Result<()> {
     if !holds {
         return Err(format!("{what}: no: {seen:?}"));
     }
@@ -163,26 +167,26 @@ fn expect(holds: bool, what: &str, seen: impl std::fmt::Debug) -> Result<()> {
 }
 
 /// The service with a Vault as the keeper of its master key.
-struct Scene<'a> {
+struct VaultScenario<'a> {
     postgres: &'a EmbeddedPostgres,
-    keeper: Keeper,
+    keeper: VaultServer,
     http: Client,
     token_file: PathBuf,
-    secret: PathBuf,
+    secret_file: PathBuf,
     environment: Vec<(&'static str, String)>,
 }
 
 /// A tenant and the API key of its owner.
 struct Tenant {
     id: String,
-    owner: String,
+    owner_key: String,
 }
 
-impl<'a> Scene<'a> {
-    async fn new(dir: &Path, postgres: &'a EmbeddedPostgres, keeper: Keeper) -> Result<Self> {
+impl<'a> VaultScenario<'a> {
+    async fn new(dir: &Path, postgres: &'a EmbeddedPostgres, keeper: VaultServer) -> Result<Self> {
         let [token_file, secret] = ["token", "secret"].map(|name| dir.join(name));
-        std::fs::write(&secret, "07".repeat(32)).map_err(text)?;
-        std::fs::write(&token_file, keeper.token().await?).map_err(text)?;
+        std::fs::write(&secret, "07".repeat(32)).map_err(error_text)?;
+        std::fs::write(&token_file, keeper.create_service_token().await?).map_err(error_text)?;
         let environment = vec![
             ("MESHWRIGHT_TRANSIT_ADDRESS", keeper.address.clone()),
             (
@@ -200,45 +204,45 @@ impl<'a> Scene<'a> {
             keeper,
             http: Client::new(),
             token_file,
-            secret,
+            secret_file: secret,
             environment,
         })
     }
 
-    fn url(&self, role: &str) -> String {
-        self.postgres.url(role, fresh::NAME)
+    fn database_url(&self, role: &str) -> String {
+        self.postgres.url(role, fresh::DATABASE_NAME)
     }
 
     /// Starts an API process, which has no tenant key in memory yet.
-    fn api(&self) -> Result<Api> {
-        let setting = Setting::new(&self.url("mw_api"), &self.secret);
-        Api::start(Setting {
+    fn start_api(&self) -> Result<ApiProcess> {
+        let setting = ApiProcessConfig::new(&self.database_url("mw_api"), &self.secret_file);
+        ApiProcess::start(ApiProcessConfig {
             environment: self.environment.clone(),
             ..setting
         })
     }
 
     /// Runs the command `tenants` of the server's operator.
-    fn tenants(&self, arguments: &[&str]) -> Result<String> {
-        let mut run = Command::new(SERVER);
+    fn run_tenants_command(&self, arguments: &[&str]) -> Result<String> {
+        let mut run = Command::new(SERVER_BINARY);
         run.arg("tenants")
             .args(arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
-        run.env("MESHWRIGHT_DATABASE_URL", self.url("mw_worker"))
-            .env("MESHWRIGHT_VAULT_KEY_FILE", &self.secret);
+        run.env("MESHWRIGHT_DATABASE_URL", self.database_url("mw_worker"))
+            .env("MESHWRIGHT_VAULT_KEY_FILE", &self.secret_file);
         Ok(run_command(&mut run)?.trim().to_owned())
     }
 
-    fn query(&self, query: &str) -> Result<Vec<String>> {
-        let mut psql = Command::new(fresh::program("psql")?);
+    fn query_database(&self, query: &str) -> Result<Vec<String>> {
+        let mut psql = Command::new(fresh::postgres_program("psql")?);
         psql.args(["--quiet", "--tuples-only", "--no-align", "--command", query])
-            .arg(self.url(SUPERUSER));
+            .arg(self.database_url(SUPERUSER));
         Ok(run_command(&mut psql)?.lines().map(str::to_owned).collect())
     }
 
-    async fn post(
+    async fn post_json(
         &self,
-        api: &Api,
+        api: &ApiProcess,
         key: &str,
         path: &str,
         body: &Value,
@@ -253,156 +257,176 @@ impl<'a> Scene<'a> {
             .header("Idempotency-Key", name)
             .send()
             .await
-            .map_err(text)?;
-        Ok((answer.status(), answer.json().await.map_err(text)?))
+            .map_err(error_text)?;
+        Ok((answer.status(), answer.json().await.map_err(error_text)?))
     }
 
-    async fn tenant(&self, api: &Api, operator: &str, name: &str) -> Result<Tenant> {
+    async fn create_tenant(&self, api: &ApiProcess, operator: &str, name: &str) -> Result<Tenant> {
         let (status, made) = self
-            .post(api, operator, "tenants", &json!({ "name": name }))
+            .post_json(api, operator, "tenants", &json!({ "name": name }))
             .await?;
-        expect(
+        check_that(
             status == StatusCode::CREATED,
             &format!("tenant {name} is made"),
             &made["code"],
         )?;
         Ok(Tenant {
-            id: word(&made, "/id")?,
-            owner: word(&made, "/owner_key")?,
+            id: text_at(&made, "/id")?,
+            owner_key: text_at(&made, "/owner_key")?,
         })
     }
 
     /// Creates a webhook, whose answer contains a secret and is stored sealed. The same request
     /// again gets the same answer, if the stored one opens.
-    async fn webhook(&self, api: &Api, tenant: &Tenant, name: &str) -> Result<(StatusCode, Value)> {
+    async fn create_webhook(
+        &self,
+        api: &ApiProcess,
+        tenant: &Tenant,
+        name: &str,
+    ) -> Result<(StatusCode, Value)> {
         let body = json!({ "name": name, "url": "https://example.com/events" });
-        self.post(api, &tenant.owner, "webhooks", &body).await
+        self.post_json(api, &tenant.owner_key, "webhooks", &body)
+            .await
     }
 
     /// Returns the versions of Vault's key that the tenants' keys are wrapped with.
-    fn versions(&self) -> Result<Vec<String>> {
-        self.query(
+    fn wrapping_key_versions(&self) -> Result<Vec<String>> {
+        self.query_database(
             "SELECT DISTINCT split_part(convert_from(wrapped, 'UTF8'), ':', 2) FROM tenant_keys",
         )
     }
 
-    async fn play(&self) -> Result<()> {
-        let api = self.api()?;
-        let operator = self.tenants(&["operator-key"])?;
-        let one = self.tenant(&api, &operator, "payments").await?;
-        let other = self.tenant(&api, &operator, "search").await?;
-        let wrappers = self.query("SELECT DISTINCT wrapper FROM tenant_keys")?;
-        expect(
+    async fn run_checks(&self) -> Result<()> {
+        let api = self.start_api()?;
+        let operator = self.run_tenants_command(&["operator-key"])?;
+        let one = self.create_tenant(&api, &operator, "payments").await?;
+        let other = self.create_tenant(&api, &operator, "search").await?;
+        let wrappers = self.query_database("SELECT DISTINCT wrapper FROM tenant_keys")?;
+        check_that(
             wrappers == ["transit:transit/meshwright"],
             "Vault wraps every tenant's key",
             wrappers,
         )?;
-        let (status, first) = self.webhook(&api, &one, "first").await?;
-        expect(
+        let (status, first) = self.create_webhook(&api, &one, "first").await?;
+        check_that(
             status == StatusCode::CREATED && first["secret"].is_string(),
             "a secret is kept",
             &first["code"],
         )?;
-        let (status, again) = self.webhook(&self.api()?, &one, "first").await?;
-        expect(
+        let (status, again) = self
+            .create_webhook(&self.start_api()?, &one, "first")
+            .await?;
+        check_that(
             status == StatusCode::CREATED && again == first,
             "another process opens it",
             status,
         )?;
-        self.sealed(&api, &one, &first).await?;
-        self.rotated(&one, &first).await?;
-        self.without_a_token(&one, &first).await?;
-        self.swapped(&one, &other, &first).await?;
-        self.erased(&one, &other).await
+        self.check_sealed_vault(&api, &one, &first).await?;
+        self.check_rotation(&one, &first).await?;
+        self.check_token_revocation(&one, &first).await?;
+        self.check_swapped_keys(&one, &other, &first).await?;
+        self.check_erased_tenant(&one, &other).await
     }
 
-    async fn sealed(&self, api: &Api, tenant: &Tenant, first: &Value) -> Result<()> {
-        let late = self.api()?;
-        self.keeper.ask("PUT", "sys/seal", json!({})).await?;
-        let (status, refused) = self.webhook(&late, tenant, "first").await?;
+    async fn check_sealed_vault(
+        &self,
+        api: &ApiProcess,
+        tenant: &Tenant,
+        first: &Value,
+    ) -> Result<()> {
+        let late = self.start_api()?;
+        self.keeper
+            .call_as_root("PUT", "sys/seal", json!({}))
+            .await?;
+        let (status, refused) = self.create_webhook(&late, tenant, "first").await?;
         let fits = status == StatusCode::SERVICE_UNAVAILABLE && refused["code"] == "try_again";
-        expect(
+        check_that(
             fits,
             "while Vault is sealed, who has opened no key asks to try again",
             &refused,
         )?;
-        let (status, _) = self.webhook(api, tenant, "second").await?;
-        expect(
+        let (status, _) = self.create_webhook(api, tenant, "second").await?;
+        check_that(
             status == StatusCode::CREATED,
             "who has opened it goes on",
             status,
         )?;
         self.keeper.unseal().await?;
-        let (_, again) = self.webhook(&late, tenant, "first").await?;
-        expect(
+        let (_, again) = self.create_webhook(&late, tenant, "first").await?;
+        check_that(
             again == *first,
             "unsealed, it goes on without a restart",
             &again["code"],
         )
     }
 
-    async fn rotated(&self, tenant: &Tenant, first: &Value) -> Result<()> {
+    async fn check_rotation(&self, tenant: &Tenant, first: &Value) -> Result<()> {
         self.keeper
-            .ask("POST", &format!("{ENGINE}/rotate"), json!({}))
+            .call_as_root("POST", &format!("{TRANSIT_KEY_PATH}/rotate"), json!({}))
             .await?;
-        let (_, again) = self.webhook(&self.api()?, tenant, "first").await?;
-        expect(
+        let (_, again) = self
+            .create_webhook(&self.start_api()?, tenant, "first")
+            .await?;
+        check_that(
             again == *first,
             "a key that Vault has rotated opens what it wrapped before",
             &again["code"],
         )?;
-        let said = self.tenants(&["rewrap-keys"])?;
-        let versions = self.versions()?;
-        expect(
+        let said = self.run_tenants_command(&["rewrap-keys"])?;
+        let versions = self.wrapping_key_versions()?;
+        check_that(
             versions == ["v2"],
             &format!("rewrap-keys: {said}"),
             versions,
         )?;
         self.keeper
-            .ask(
+            .call_as_root(
                 "POST",
-                &format!("{ENGINE}/config"),
+                &format!("{TRANSIT_KEY_PATH}/config"),
                 json!({ "min_decryption_version": 2 }),
             )
             .await?;
-        let (_, again) = self.webhook(&self.api()?, tenant, "first").await?;
-        expect(
+        let (_, again) = self
+            .create_webhook(&self.start_api()?, tenant, "first")
+            .await?;
+        check_that(
             again == *first,
             "the former version can be taken out of use",
             &again["code"],
         )
     }
 
-    async fn without_a_token(&self, tenant: &Tenant, first: &Value) -> Result<()> {
-        let token = std::fs::read_to_string(&self.token_file).map_err(text)?;
+    async fn check_token_revocation(&self, tenant: &Tenant, first: &Value) -> Result<()> {
+        let token = std::fs::read_to_string(&self.token_file).map_err(error_text)?;
         for (method, path) in [
-            ("GET", ENGINE),
+            ("GET", TRANSIT_KEY_PATH),
             ("POST", "transit/encrypt/other"),
             ("GET", "sys/policies/acl/meshwright"),
         ] {
             let (status, _) = self
                 .keeper
-                .ask_as(&token, method, path, json!({ "plaintext": "" }))
+                .call_with_token(&token, method, path, json!({ "plaintext": "" }))
                 .await?;
-            expect(
+            check_that(
                 status == StatusCode::FORBIDDEN,
                 &format!("the service's token is not let to {path}"),
                 status,
             )?;
         }
         self.keeper
-            .ask("POST", "auth/token/revoke", json!({ "token": token }))
+            .call_as_root("POST", "auth/token/revoke", json!({ "token": token }))
             .await?;
-        let api = self.api()?;
-        let (status, _) = self.webhook(&api, tenant, "first").await?;
-        expect(
+        let api = self.start_api()?;
+        let (status, _) = self.create_webhook(&api, tenant, "first").await?;
+        check_that(
             status == StatusCode::SERVICE_UNAVAILABLE,
             "with a revoked token nothing opens",
             status,
         )?;
-        std::fs::write(&self.token_file, self.keeper.token().await?).map_err(text)?;
-        let (_, again) = self.webhook(&api, tenant, "first").await?;
-        expect(
+        std::fs::write(&self.token_file, self.keeper.create_service_token().await?)
+            .map_err(error_text)?;
+        let (_, again) = self.create_webhook(&api, tenant, "first").await?;
+        check_that(
             again == *first,
             "another token in the file is used at once",
             &again["code"],
@@ -411,39 +435,39 @@ impl<'a> Scene<'a> {
 
     /// Checks that a tenant's key does not open for another tenant, even if an attacker who can
     /// write to the database swaps the two.
-    async fn swapped(&self, one: &Tenant, other: &Tenant, first: &Value) -> Result<()> {
+    async fn check_swapped_keys(&self, one: &Tenant, other: &Tenant, first: &Value) -> Result<()> {
         let swap = "WITH old AS (SELECT * FROM tenant_keys)
             UPDATE tenant_keys k SET wrapped = old.wrapped FROM old, tenants mine, tenants theirs
             WHERE mine.name IN ('payments', 'search') AND theirs.name IN ('payments', 'search') AND mine.name <> theirs.name
               AND k.tenant_id = mine.tenant_id AND old.tenant_id = theirs.tenant_id";
-        self.query(swap)?;
-        let api = self.api()?;
+        self.query_database(swap)?;
+        let api = self.start_api()?;
         for tenant in [one, other] {
-            let (status, _) = self.webhook(&api, tenant, "first").await?;
-            expect(
+            let (status, _) = self.create_webhook(&api, tenant, "first").await?;
+            check_that(
                 status == StatusCode::SERVICE_UNAVAILABLE,
                 "a key of another tenant does not open",
                 status,
             )?;
         }
-        self.query(swap)?;
-        let (_, again) = self.webhook(&api, one, "first").await?;
-        expect(again == *first, "its own does", &again["code"])
+        self.query_database(swap)?;
+        let (_, again) = self.create_webhook(&api, one, "first").await?;
+        check_that(again == *first, "its own does", &again["code"])
     }
 
-    async fn erased(&self, one: &Tenant, other: &Tenant) -> Result<()> {
-        self.tenants(&["erase-secrets", "--tenant", &one.id, "--confirm", &one.id])?;
-        let api = self.api()?;
+    async fn check_erased_tenant(&self, one: &Tenant, other: &Tenant) -> Result<()> {
+        self.run_tenants_command(&["erase-secrets", "--tenant", &one.id, "--confirm", &one.id])?;
+        let api = self.start_api()?;
         for name in ["first", "third"] {
-            let (_, refused) = self.webhook(&api, one, name).await?;
-            expect(
+            let (_, refused) = self.create_webhook(&api, one, name).await?;
+            check_that(
                 refused["code"] == "secrets_erased",
                 "erased is erased",
                 &refused,
             )?;
         }
-        let (status, _) = self.webhook(&api, other, "first").await?;
-        expect(
+        let (status, _) = self.create_webhook(&api, other, "first").await?;
+        check_that(
             status == StatusCode::CREATED,
             "and nobody else is touched",
             status,

@@ -10,39 +10,39 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::lab::Lab;
-use crate::process::Process;
-use crate::server::{Client, SETTINGS, Server};
+use crate::process::ChildProcess;
+use crate::server::{CliClient, DevServer, LAB_SERVER_ARGS};
 use crate::{Result, run_command};
 
-const LIMIT: Duration = Duration::from_secs(90);
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A step of an operation, found by the texts that people read.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Step {
+pub(crate) struct StepSelector {
     /// Kind of the operation, such as `promote`.
     pub(crate) kind: &'static str,
     /// Text that the title of the step contains.
     pub(crate) title: &'static str,
 }
 
-impl Step {
+impl StepSelector {
     /// Returns a matcher for the record that starts such a step, or, for [`CutPoint::Recording`],
     /// the record that it is done.
-    pub(crate) fn record(self, client: Client, moment: CutPoint) -> RecordMatcher {
+    pub(crate) fn record_matcher(self, client: CliClient, moment: CutPoint) -> RecordMatcher {
         Box::new(move |sent| {
             let numbers = if moment == CutPoint::Recording {
                 &sent.done
             } else {
                 &sent.started
             };
-            !numbers.is_empty() && self.is_among(&client, sent, numbers)
+            !numbers.is_empty() && self.matches_any(&client, sent, numbers)
         })
     }
 
     /// Asks the service which steps these numbers are, and whether one of them is this step.
-    fn is_among(self, client: &Client, sent: &StepRecord, numbers: &[i32]) -> bool {
+    fn matches_any(self, client: &CliClient, sent: &StepRecord, numbers: &[i32]) -> bool {
         let Ok(operation) =
-            client.ask(&["operation", "get", &OperationId(sent.operation).to_string()])
+            client.run_json(&["operation", "get", &OperationId(sent.operation).to_string()])
         else {
             return false;
         };
@@ -65,22 +65,22 @@ impl Step {
 
 /// A running worker, with or without a relay before its database; it is killed when this value is
 /// dropped.
-pub(crate) struct Worker {
+pub(crate) struct WorkerProcess {
     pub(crate) name: String,
-    process: Process,
+    process: ChildProcess,
     pub(crate) relay: Option<Relay>,
 }
 
-impl Worker {
+impl WorkerProcess {
     pub(crate) fn start(
         lab: &Lab,
-        server: &Server,
+        server: &DevServer,
         name: &str,
         relay: Option<Relay>,
         more: &[&str],
     ) -> Result<Self> {
         let state = server.state_dir();
-        let postgres = server.postgres();
+        let postgres = server.postgres_dir();
         let host = relay.as_ref().map_or(postgres.as_path(), Relay::socket_dir);
         let limit = "options=-c%20idle_in_transaction_session_timeout%3D1500";
         let url = format!(
@@ -89,7 +89,7 @@ impl Worker {
         );
         let log = std::fs::File::create(state.join(format!("{name}.log")))
             .map_err(|error| error.to_string())?;
-        let mut run = lab.inside(None);
+        let mut run = lab.command_in_network(None);
         run.args([
             "target/debug/meshwright-server",
             "work",
@@ -98,14 +98,14 @@ impl Worker {
             "--database-url",
             &url,
         ]);
-        run.args(["--helm", &lab.helm()?, "--vault-key-file"])
+        run.args(["--helm", &lab.helm_binary()?, "--vault-key-file"])
             .arg(state.join("vault-key"));
-        run.args(SETTINGS)
+        run.args(LAB_SERVER_ARGS)
             .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        let process = Process::start(name, &mut run)?;
+        let process = ChildProcess::start(name, &mut run)?;
         Ok(Self {
             name: name.to_owned(),
             process,
@@ -113,7 +113,7 @@ impl Worker {
         })
     }
 
-    pub(crate) fn signal(&self, signal: &str) -> Result<()> {
+    pub(crate) fn send_signal(&self, signal: &str) -> Result<()> {
         let pid = self.process.id().to_string();
         run_command(std::process::Command::new("kill").args([&format!("-{signal}"), &pid]))
             .map(drop)
@@ -122,31 +122,31 @@ impl Worker {
 
 /// The only worker of a lab, which can be stopped at its records: so a test acts right before a
 /// step, on slow and on fast machines alike.
-pub(crate) struct Holdable {
+pub(crate) struct PausableLabWorker {
     // Field order matters: the worker is dropped before the runtime, because its relay's tasks run
     // on it.
-    worker: Worker,
-    client: Client,
+    worker: WorkerProcess,
+    client: CliClient,
     runtime: Runtime,
 }
 
-impl Holdable {
+impl PausableLabWorker {
     /// Starts the worker, and a server that runs no operations itself.
-    pub(crate) fn with_server(
+    pub(crate) fn start_with_server(
         lab: &Lab,
         dir: &Path,
         listen: &str,
         catalogue: &[(&str, &str)],
         more: &[&str],
-    ) -> Result<(Server, Self)> {
-        let server = Server::start(lab, dir, listen, catalogue, &["--no-work"])?;
+    ) -> Result<(DevServer, Self)> {
+        let server = DevServer::start(lab, dir, listen, catalogue, &["--no-work"])?;
         let runtime = Runtime::new().map_err(|error| error.to_string())?;
         let relay = {
             let _inside = runtime.enter();
-            Relay::start(&server.postgres())
+            Relay::start(&server.postgres_dir())
         };
-        let worker = Worker::start(lab, &server, "holdable", Some(relay), more)?;
-        let client = server.client();
+        let worker = WorkerProcess::start(lab, &server, "holdable", Some(relay), more)?;
+        let client = server.clone_client();
         Ok((
             server,
             Self {
@@ -163,27 +163,30 @@ impl Holdable {
 
     /// Stops the worker when it is about to start a step; the worker continues when the returned
     /// value is dropped.
-    pub(crate) fn before(
+    pub(crate) fn pause_before(
         &self,
-        step: Step,
+        step: StepSelector,
         begin: impl FnOnce() -> Result<()>,
-    ) -> Result<Held<'_>> {
+    ) -> Result<PauseGuard<'_>> {
         self.relay().stop_at(
             CutPoint::BeforeEffect,
-            step.record(self.client.clone(), CutPoint::BeforeEffect),
+            step.record_matcher(self.client.clone(), CutPoint::BeforeEffect),
         );
         begin()?;
-        if self.runtime.block_on(self.relay().wait_for_stop(LIMIT)) {
-            return Ok(Held(self.relay()));
+        if self
+            .runtime
+            .block_on(self.relay().wait_for_stop(PAUSE_TIMEOUT))
+        {
+            return Ok(PauseGuard(self.relay()));
         }
         Err(format!("the worker never came to {}", step.title))
     }
 }
 
 /// A stopped worker; it continues when this value is dropped.
-pub(crate) struct Held<'a>(&'a Relay);
+pub(crate) struct PauseGuard<'a>(&'a Relay);
 
-impl Drop for Held<'_> {
+impl Drop for PauseGuard<'_> {
     fn drop(&mut self) {
         self.0.resume();
     }

@@ -19,15 +19,15 @@ use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use super::{median, round_to_thousandths};
-use crate::service::{Api, Setting};
+use crate::service::{ApiProcess, ApiProcessConfig};
 use crate::{Result, fresh};
 
 mod pgbench;
 
-pub(crate) use pgbench::processor_seconds;
+pub(crate) use pgbench::process_cpu_seconds;
 
 #[derive(Debug, Args)]
-pub(crate) struct Bench {
+pub(crate) struct ApiBenchOptions {
     /// Path of the server program; use an optimised build for meaningful figures.
     #[arg(long, default_value = "target/release/meshwright-server")]
     server: PathBuf,
@@ -46,36 +46,36 @@ pub(crate) struct Bench {
 }
 
 /// Requests that warm the server up; their round trips to the database are counted.
-const WARM: usize = 50;
+const WARM_UP_REQUESTS: usize = 50;
 /// Number of the first tenant. Each connection has a tenant of its own, so that no row is shared.
-const FIRST: u128 = 0x1000;
+const FIRST_TENANT: u128 = 0x1000;
 /// Largest answer that is read, in bytes.
-const ANSWER: usize = 16 * 1024;
+const MAX_ANSWER_BYTES: usize = 16 * 1024;
 
 /// Caller of one connection.
 #[derive(Debug, Clone)]
 struct Caller {
     key: String,
     /// Id of the API key that each POST rotates.
-    rotated: KeyId,
+    rotated_key: KeyId,
 }
 
 /// Kind of request that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum RequestKind {
     Get,
     Post,
 }
 
-impl Kind {
-    fn request(self, caller: &Caller) -> String {
+impl RequestKind {
+    fn request_text(self, caller: &Caller) -> String {
         let key = &caller.key;
         match self {
             Self::Get => {
                 format!("GET /v1/meshes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n")
             }
             Self::Post => {
-                let (body, id) = (r#"{"overlap_seconds":0}"#, caller.rotated);
+                let (body, id) = (r#"{"overlap_seconds":0}"#, caller.rotated_key);
                 format!(
                     "POST /v1/api-keys/{id}/rotate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
                     body.len()
@@ -87,14 +87,14 @@ impl Kind {
 
 /// Result of one turn of the API.
 #[derive(Debug)]
-struct Turn {
+struct TurnResult {
     per_second: f64,
     p99: Duration,
     cpu_microseconds: f64,
 }
 
-pub(crate) fn run(options: &Bench) -> Result<()> {
-    pgbench::available()?;
+pub(crate) fn run(options: &ApiBenchOptions) -> Result<()> {
+    pgbench::require_pgbench()?;
     if !options.server.exists() {
         return Err(format!(
             "{} is missing: cargo build --release -p meshwright-server",
@@ -102,43 +102,52 @@ pub(crate) fn run(options: &Bench) -> Result<()> {
         ));
     }
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let postgres = fresh::live(scratch.path())?;
+    let postgres = fresh::start_migrated_postgres(scratch.path())?;
     let folder = scratch.path().join("postgres");
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
-    let worker = postgres.url("mw_worker", fresh::NAME);
+    let worker = postgres.url("mw_worker", fresh::DATABASE_NAME);
     let callers = runtime
-        .block_on(callers(&worker, options.connections))
+        .block_on(create_callers(&worker, options.connections))
         .map_err(|error: StoreError| error.to_string())?;
-    let database = pgbench::Database::prepare(
+    let database = pgbench::PgbenchDatabase::create_scripts(
         &postgres,
         scratch.path(),
         options.connections,
         options.seconds,
     )?;
-    let url = postgres.url("mw_api", fresh::NAME);
-    let trips = runtime.block_on(counted(options, &folder, &url, &secret, &callers[0]))?;
-    let api = Api::start(Setting {
+    let url = postgres.url("mw_api", fresh::DATABASE_NAME);
+    let trips = runtime.block_on(count_round_trips(
+        options,
+        &folder,
+        &url,
+        &secret,
+        &callers[0],
+    ))?;
+    let api = ApiProcess::start(ApiProcessConfig {
         program: options.server.clone(),
-        ..Setting::new(&url, &secret)
+        ..ApiProcessConfig::new(&url, &secret)
     })?;
-    measured(options, &runtime, &database, &api, &callers, trips)
+    measure_turns(options, &runtime, &database, &api, &callers, trips)
 }
 
 /// Creates one tenant for each connection, with a key that calls and a key that is rotated. Their
 /// ids are built from numbers, so pgbench can build them too.
-async fn callers(database: &str, count: usize) -> std::result::Result<Vec<Caller>, StoreError> {
+async fn create_callers(
+    database: &str,
+    count: usize,
+) -> std::result::Result<Vec<Caller>, StoreError> {
     let store = Store::connect(database, Sealer::new([7; 32])).await?;
     let mut callers = Vec::with_capacity(count);
-    for number in (FIRST..).take(count) {
+    for number in (FIRST_TENANT..).take(count) {
         let (tenant, now) = (TenantId(Uuid::from_u128(number)), SystemClock.now());
         store
             .create_tenant(tenant, &format!("bench-{number}"), now)
             .await?;
         let mut texts = Vec::new();
         let mut tx = store.begin(tenant).await?;
-        for (name, id) in [("caller", number), ("rotated", number + FIRST)] {
+        for (name, id) in [("caller", number), ("rotated", number + FIRST_TENANT)] {
             let text = ApiKeyToken::generate(tenant, KeyId(Uuid::from_u128(id)));
             let digest = text.secret_digest(store.sealer());
             let (name, scopes) = (name.to_owned(), Vec::new());
@@ -156,15 +165,15 @@ async fn callers(database: &str, count: usize) -> std::result::Result<Vec<Caller
         tx.commit().await?;
         callers.push(Caller {
             key: texts[0].reveal(),
-            rotated: texts[1].key,
+            rotated_key: texts[1].key,
         });
     }
     Ok(callers)
 }
 
 /// Returns the database round trips of one GET and of one POST, counted on the database's socket.
-async fn counted(
-    options: &Bench,
+async fn count_round_trips(
+    options: &ApiBenchOptions,
     folder: &Path,
     url: &str,
     secret: &Path,
@@ -175,54 +184,58 @@ async fn counted(
         &folder.display().to_string(),
         &relay.socket_dir().display().to_string(),
     );
-    let api = Api::start(Setting {
+    let api = ApiProcess::start(ApiProcessConfig {
         program: options.server.clone(),
-        ..Setting::new(&database, secret)
+        ..ApiProcessConfig::new(&database, secret)
     })?;
-    let mut stream = TcpStream::connect(address(&api)?)
+    let mut stream = TcpStream::connect(socket_address(&api)?)
         .await
         .map_err(|error| error.to_string())?;
     let mut counts = [usize::MAX; 2];
-    for (kind, least) in [Kind::Get, Kind::Post].into_iter().zip(&mut counts) {
-        let request = kind.request(caller);
-        for _ in 0..WARM {
+    for (kind, least) in [RequestKind::Get, RequestKind::Post]
+        .into_iter()
+        .zip(&mut counts)
+    {
+        let request = kind.request_text(caller);
+        for _ in 0..WARM_UP_REQUESTS {
             let before = relay.round_trips().await;
-            ask(&mut stream, &request).await?;
+            send_request(&mut stream, &request).await?;
             *least = (*least).min(relay.round_trips().await - before);
         }
     }
     Ok((counts[0], counts[1]))
 }
 
-fn address(api: &Api) -> Result<SocketAddr> {
+fn socket_address(api: &ApiProcess) -> Result<SocketAddr> {
     api.address
         .parse()
         .map_err(|_| "the API has an address".to_owned())
 }
 
-fn measured(
-    options: &Bench,
+fn measure_turns(
+    options: &ApiBenchOptions,
     runtime: &tokio::runtime::Runtime,
-    database: &pgbench::Database,
-    api: &Api,
+    database: &pgbench::PgbenchDatabase,
+    api: &ApiProcess,
     callers: &[Caller],
     trips: (usize, usize),
 ) -> Result<()> {
-    let turn = |kind: Kind| runtime.block_on(turn(options, api, database, callers, kind));
+    let turn =
+        |kind: RequestKind| runtime.block_on(run_turn(options, api, database, callers, kind));
     // The first turn warms the service up and is not measured.
-    turn(Kind::Get)?;
+    turn(RequestKind::Get)?;
     let (mut gets, mut posts) = (Vec::new(), Vec::new());
     let (mut reads, mut writes, mut selects) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 0..options.pairs {
         // Each side goes first every other time.
         for ours in [pair % 2 == 0, pair % 2 != 0] {
             if ours {
-                gets.push(turn(Kind::Get)?);
-                posts.push(turn(Kind::Post)?);
+                gets.push(turn(RequestKind::Get)?);
+                posts.push(turn(RequestKind::Post)?);
             } else {
-                reads.push(database.reads()?);
-                writes.push(database.writes()?);
-                selects.push(database.selects()?);
+                reads.push(database.measure_reads()?);
+                writes.push(database.measure_writes()?);
+                selects.push(database.measure_selects()?);
             }
         }
         eprintln!(
@@ -233,8 +246,8 @@ fn measured(
             reads[pair]
         );
     }
-    let get = summary(&gets, &reads, &selects, trips.0);
-    let post = summary(&posts, &writes, &selects, trips.1);
+    let get = summarize_turns(&gets, &reads, &selects, trips.0);
+    let post = summarize_turns(&posts, &writes, &selects, trips.1);
     let ratio = get["ratio"].as_f64().unwrap_or_default();
     println!(
         "{:#}",
@@ -253,7 +266,12 @@ fn measured(
     }
 }
 
-fn summary(ours: &[Turn], same: &[f64], selects: &[f64], round_trips: usize) -> Value {
+fn summarize_turns(
+    ours: &[TurnResult],
+    same: &[f64],
+    selects: &[f64],
+    round_trips: usize,
+) -> Value {
     let rates: Vec<f64> = ours.iter().map(|turn| turn.per_second).collect();
     let ratios = |theirs: &[f64]| {
         round_to_thousandths(median(
@@ -275,19 +293,19 @@ fn summary(ours: &[Turn], same: &[f64], selects: &[f64], round_trips: usize) -> 
 
 /// Runs one turn, in which every connection sends its next request as soon as the last one is
 /// answered.
-async fn turn(
-    options: &Bench,
-    api: &Api,
-    database: &pgbench::Database,
+async fn run_turn(
+    options: &ApiBenchOptions,
+    api: &ApiProcess,
+    database: &pgbench::PgbenchDatabase,
     callers: &[Caller],
-    kind: Kind,
-) -> Result<Turn> {
-    let (address, long) = (address(api)?, Duration::from_secs(options.seconds));
-    let before = api.processor_seconds()? + database.processor_seconds()?;
+    kind: RequestKind,
+) -> Result<TurnResult> {
+    let (address, long) = (socket_address(api)?, Duration::from_secs(options.seconds));
+    let before = api.cpu_seconds()? + database.server_cpu_seconds()?;
     let since = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for caller in callers {
-        let request = kind.request(caller);
+        let request = kind.request_text(caller);
         tasks.spawn(async move {
             let mut stream = TcpStream::connect(address)
                 .await
@@ -298,7 +316,7 @@ async fn turn(
             let mut times = Vec::new();
             while since.elapsed() < long {
                 let begun = Instant::now();
-                ask(&mut stream, &request).await?;
+                send_request(&mut stream, &request).await?;
                 times.push(begun.elapsed());
             }
             Ok::<_, String>(times)
@@ -309,7 +327,7 @@ async fn turn(
         times.extend(done.map_err(|error| error.to_string())??);
     }
     let took = since.elapsed().as_secs_f64();
-    let cpu = api.processor_seconds()? + database.processor_seconds()? - before;
+    let cpu = api.cpu_seconds()? + database.server_cpu_seconds()? - before;
     times.sort_unstable();
     #[expect(clippy::cast_precision_loss, reason = "a few thousand requests")]
     let count = times.len().max(1) as f64;
@@ -317,7 +335,7 @@ async fn turn(
         .get(times.len() * 99 / 100)
         .copied()
         .unwrap_or_default();
-    Ok(Turn {
+    Ok(TurnResult {
         per_second: count / took,
         p99,
         cpu_microseconds: cpu / count * 1e6,
@@ -325,12 +343,12 @@ async fn turn(
 }
 
 /// Sends one request, and reads its whole answer.
-async fn ask(stream: &mut TcpStream, request: &str) -> Result<()> {
+async fn send_request(stream: &mut TcpStream, request: &str) -> Result<()> {
     stream
         .write_all(request.as_bytes())
         .await
         .map_err(|error| error.to_string())?;
-    let (mut answer, mut length) = (vec![0; ANSWER], 0);
+    let (mut answer, mut length) = (vec![0; MAX_ANSWER_BYTES], 0);
     loop {
         let read = stream
             .read(&mut answer[length..])

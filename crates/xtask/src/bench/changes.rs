@@ -18,23 +18,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-use super::fair::{MOST, listen, slowest_hundredth};
+use super::fair::{MAX_SLOWDOWN, measure_latency, percentile_99};
 use super::round_to_thousandths;
 use crate::Result;
-use crate::service::{self, Api, Setting};
+use crate::service::{self, ApiProcess, ApiProcessConfig};
 
 /// Tenants that send a burst.
 const TENANTS: u128 = 40;
 /// Copies of its request that each tenant sends at once.
-const EACH: usize = 4;
+const TRIALS_PER_TENANT: usize = 4;
 /// Pause between two bursts where there are many. A burst is answered long before the next one.
-const BETWEEN: Duration = Duration::from_secs(2);
+const BURST_INTERVAL: Duration = Duration::from_secs(2);
 /// Factor by which the turns without a burst and with a single burst are longer than the others.
-const LONG: u32 = 5;
+const LONG_TURN_FACTOR: u32 = 5;
 /// Time after which a request counts as not answered.
-const LIMIT: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-const VERSION: &str = "GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+const VERSION_REQUEST: &str = "GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 /// Answer times of the caller of another tenant, alone and beside each kind of burst.
 #[derive(Debug, Default)]
@@ -56,7 +56,11 @@ struct Answers {
 
 /// Measures the caller's answer times alone, beside one burst, beside many bursts, and beside many
 /// bursts of cheap requests.
-pub(super) async fn judge(server: &Path, rounds: usize, turn: Duration) -> Result<()> {
+pub(super) async fn measure_change_bursts(
+    server: &Path,
+    rounds: usize,
+    turn: Duration,
+) -> Result<()> {
     let fleet = Fleet::new().await;
     let mut requests = Vec::new();
     for number in 0..TENANTS {
@@ -64,26 +68,26 @@ pub(super) async fn judge(server: &Path, rounds: usize, turn: Duration) -> Resul
         let cluster = fleet
             .add_tenant_with_cluster(tenant, &format!("crowd-{number}"))
             .await;
-        let key = service::key(&fleet.db.worker, tenant, Role::Owner)
+        let key = service::create_api_key(&fleet.db.worker, tenant, Role::Owner)
             .await
             .map_err(|error| error.to_string())?;
-        requests.push(trial(&key, &cluster.to_string()));
+        requests.push(trial_request_text(&key, &cluster.to_string()));
     }
-    let caller = service::key(&fleet.db.worker, fleet.db.tenant, Role::Viewer).await;
+    let caller = service::create_api_key(&fleet.db.worker, fleet.db.tenant, Role::Viewer).await;
     let caller = caller.map_err(|error| error.to_string())?;
     let secret = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     std::fs::write(secret.path(), "2a".repeat(32)).map_err(|error| error.to_string())?;
     let url = fleet.db.url("mw_api");
-    let api = Api::start(Setting {
+    let api = ApiProcess::start(ApiProcessConfig {
         program: server.to_owned(),
-        share: "1",
-        ..Setting::new(&url, secret.path())
+        rate_limit_multiplier: "1",
+        ..ApiProcessConfig::new(&url, secret.path())
     })?;
     let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
     let (mut latencies, answers) = (Latencies::default(), Arc::new(Answers::default()));
-    let versions = vec![VERSION.to_owned(); requests.len()];
+    let versions = vec![VERSION_REQUEST.to_owned(); requests.len()];
     // The first turn warms the service up and is not measured.
-    listen(address, &caller, turn).await?;
+    measure_latency(address, &caller, turn).await?;
     for round in 0..rounds {
         // Each of the four goes first in every fourth round.
         for part in 0..4 {
@@ -91,13 +95,13 @@ pub(super) async fn judge(server: &Path, rounds: usize, turn: Duration) -> Resul
                 0 => (
                     Vec::new(),
                     Arc::default(),
-                    turn * LONG,
+                    turn * LONG_TURN_FACTOR,
                     &mut latencies.alone,
                 ),
                 1 => (
                     requests.clone(),
                     answers.clone(),
-                    turn * LONG,
+                    turn * LONG_TURN_FACTOR,
                     &mut latencies.beside_one_burst,
                 ),
                 2 => (
@@ -113,9 +117,9 @@ pub(super) async fn judge(server: &Path, rounds: usize, turn: Duration) -> Resul
                     &mut latencies.beside_versions,
                 ),
             };
-            let between = if long == turn { BETWEEN } else { long };
-            let bursts = tokio::spawn(bursts(address, sent, between, counted));
-            into.extend(listen(address, &caller, long).await?);
+            let between = if long == turn { BURST_INTERVAL } else { long };
+            let bursts = tokio::spawn(send_bursts(address, sent, between, counted));
+            into.extend(measure_latency(address, &caller, long).await?);
             bursts.abort();
             match bursts.await {
                 Ok(ended) => ended?,
@@ -124,12 +128,12 @@ pub(super) async fn judge(server: &Path, rounds: usize, turn: Duration) -> Resul
             }
         }
     }
-    report(&mut latencies, &answers)
+    print_report(&mut latencies, &answers)
 }
 
-fn report(latencies: &mut Latencies, answers: &Answers) -> Result<()> {
+fn print_report(latencies: &mut Latencies, answers: &Answers) -> Result<()> {
     let shown = |of: &mut Vec<Duration>| {
-        let slow = slowest_hundredth(of);
+        let slow = percentile_99(of);
         let (median, worst) = (of[of.len() / 2], of.last().copied().unwrap_or_default());
         (
             slow,
@@ -147,8 +151,8 @@ fn report(latencies: &mut Latencies, answers: &Answers) -> Result<()> {
     println!(
         "{:#}",
         json!({
-            "tenants": TENANTS, "trials_each_at_once": EACH, "trials_fine": fine, "trials_put_off": put_off, "trials_failed": other,
-            "alone": none, "beside_one_burst": one_burst, "ratio": round_to_thousandths(ratio), "goal": MOST,
+            "tenants": TENANTS, "trials_each_at_once": TRIALS_PER_TENANT, "trials_fine": fine, "trials_put_off": put_off, "trials_failed": other,
+            "alone": none, "beside_one_burst": one_burst, "ratio": round_to_thousandths(ratio), "goal": MAX_SLOWDOWN,
             "beside_bursts_every_2_seconds": bursts, "ratio_of_those_to_alone": round_to_thousandths(compared(often, alone)),
             "beside_requests_for_the_version_every_2_seconds": versions, "ratio_to_those": round_to_thousandths(compared(often, idle)),
         })
@@ -156,7 +160,7 @@ fn report(latencies: &mut Latencies, answers: &Answers) -> Result<()> {
     if other > 0 || fine == 0 {
         return Err(format!("{other} trials failed, {fine} did not"));
     }
-    if ratio <= MOST {
+    if ratio <= MAX_SLOWDOWN {
         Ok(())
     } else {
         Err(format!(
@@ -165,7 +169,7 @@ fn report(latencies: &mut Latencies, answers: &Answers) -> Result<()> {
     }
 }
 
-fn trial(key: &str, cluster: &str) -> String {
+fn trial_request_text(key: &str, cluster: &str) -> String {
     let body =
         json!({ "name": "m1", "version": "1.25.1.1", "edition": "enterprise", "clusters": [cluster] }).to_string();
     format!(
@@ -175,7 +179,7 @@ fn trial(key: &str, cluster: &str) -> String {
 }
 
 /// Sends one burst after the other until the task is stopped.
-async fn bursts(
+async fn send_bursts(
     address: SocketAddr,
     requests: Vec<String>,
     between: Duration,
@@ -185,9 +189,9 @@ async fn bursts(
         let mut sent = tokio::task::JoinSet::new();
         for request in requests
             .iter()
-            .flat_map(|request| std::iter::repeat_n(request, EACH))
+            .flat_map(|request| std::iter::repeat_n(request, TRIALS_PER_TENANT))
         {
-            sent.spawn(send(address, request.clone(), answers.clone()));
+            sent.spawn(send_trial(address, request.clone(), answers.clone()));
         }
         while let Some(answered) = sent.join_next().await {
             answered.map_err(|error| error.to_string())??;
@@ -196,13 +200,13 @@ async fn bursts(
     }
 }
 
-async fn send(address: SocketAddr, request: String, answers: Arc<Answers>) -> Result<()> {
+async fn send_trial(address: SocketAddr, request: String, answers: Arc<Answers>) -> Result<()> {
     let asked = async {
         let (mut stream, mut answer) = (TcpStream::connect(address).await?, Vec::new());
         stream.write_all(request.as_bytes()).await?;
         stream.read_to_end(&mut answer).await.map(|_| answer)
     };
-    let answer = tokio::time::timeout(LIMIT, asked)
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked)
         .await
         .map_err(|_| "a trial was not answered")?;
     let answer = answer.map_err(|error: std::io::Error| error.to_string())?;

@@ -12,28 +12,28 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::fair::{MOST, MOST_MEMORY, listen, slowest_hundredth};
+use super::fair::{MAX_MEMORY_GROWTH_BYTES, MAX_SLOWDOWN, measure_latency, percentile_99};
 use super::round_to_thousandths;
 use crate::Result;
-use crate::service::Api;
+use crate::service::ApiProcess;
 
 /// Limit of open files of the service under test.
-pub(super) const OPEN_FILES: u32 = 1024;
+pub(super) const MAX_OPEN_FILES: u32 = 1024;
 /// Connections that the crowd keeps open on its own side; the service has closed older ones.
-const KEPT: usize = 2000;
+const MAX_KEPT_CONNECTIONS: usize = 2000;
 /// One connection of the crowd out of this number never reads its answers.
-const GREEDY: u64 = 20;
+const GREEDY_STRIDE: u64 = 20;
 /// Requests that a connection which never reads sends at once, each for a long answer.
-const ASKED: usize = 200;
+const GREEDY_PIPELINED_REQUESTS: usize = 200;
 /// Receive buffer in bytes of a connection that never reads. The smaller it is, the sooner the
 /// service has to wait for it.
-const BUFFER: u32 = 4096;
+const GREEDY_BUFFER_BYTES: u32 = 4096;
 /// Time that a connection of the crowd may take to send its data.
-const STUCK: Duration = Duration::from_millis(200);
+const SEND_TIMEOUT: Duration = Duration::from_millis(200);
 /// Interval at which new connections of the crowd are opened.
-const TICK: Duration = Duration::from_millis(10);
+const ARRIVAL_INTERVAL: Duration = Duration::from_millis(10);
 /// Interval at which a caller opens a new connection.
-const PACE: Duration = Duration::from_millis(20);
+const CALL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Task that opens the connections of the crowd; it stops when this value is dropped.
 struct Crowd(Arc<AtomicBool>);
@@ -47,12 +47,17 @@ impl Drop for Crowd {
 impl Crowd {
     fn start(address: SocketAddr, per_second: u64, opened: &Arc<AtomicU64>) -> Self {
         let over = Arc::new(AtomicBool::new(false));
-        tokio::spawn(gather(address, per_second, over.clone(), opened.clone()));
+        tokio::spawn(open_connections(
+            address,
+            per_second,
+            over.clone(),
+            opened.clone(),
+        ));
         Self(over)
     }
 }
 
-async fn gather(
+async fn open_connections(
     address: SocketAddr,
     per_second: u64,
     over: Arc<AtomicBool>,
@@ -63,36 +68,36 @@ async fn gather(
         let wanted =
             u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX) * per_second / 1000;
         for number in done..wanted {
-            if let Ok(stream) = join(address, number).await {
+            if let Ok(stream) = open_connection(address, number).await {
                 opened.fetch_add(1, Ordering::Relaxed);
                 kept.push_back(stream);
             }
-            if kept.len() > KEPT {
+            if kept.len() > MAX_KEPT_CONNECTIONS {
                 kept.pop_front();
             }
         }
         done = wanted;
-        tokio::time::sleep(TICK).await;
+        tokio::time::sleep(ARRIVAL_INTERVAL).await;
     }
 }
 
 /// Opens one connection without a caller. One of `GREEDY_STRIDE` connections sends requests and
 /// never reads the answers; of the others, about half stop in the middle of a request's head and
 /// half send nothing.
-async fn join(address: SocketAddr, number: u64) -> std::io::Result<TcpStream> {
-    let greedy = number.is_multiple_of(GREEDY);
+async fn open_connection(address: SocketAddr, number: u64) -> std::io::Result<TcpStream> {
+    let greedy = number.is_multiple_of(GREEDY_STRIDE);
     let socket = TcpSocket::new_v4()?;
     if greedy {
-        socket.set_recv_buffer_size(BUFFER)?;
+        socket.set_recv_buffer_size(GREEDY_BUFFER_BYTES)?;
     }
     let mut stream = socket.connect(address).await?;
-    let sent = match number % GREEDY {
-        0 => "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(ASKED),
+    let sent = match number % GREEDY_STRIDE {
+        0 => "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(GREEDY_PIPELINED_REQUESTS),
         odd if odd % 2 == 1 => "GET /v1/clusters HTTP/1.1\r\nHost: x".to_owned(),
         _ => String::new(),
     };
     // A service that stops reading has received what was sent so far, which is enough.
-    match tokio::time::timeout(STUCK, stream.write_all(sent.as_bytes())).await {
+    match tokio::time::timeout(SEND_TIMEOUT, stream.write_all(sent.as_bytes())).await {
         Ok(written) => written.map(|()| stream),
         Err(_) => Ok(stream),
     }
@@ -100,14 +105,18 @@ async fn join(address: SocketAddr, number: u64) -> std::io::Result<TcpStream> {
 
 /// Sends each request over a new connection, and returns the time of each answer from the start of
 /// the connection.
-async fn newcomers(address: SocketAddr, key: &str, long: Duration) -> Result<Vec<Duration>> {
+async fn measure_new_callers(
+    address: SocketAddr,
+    key: &str,
+    long: Duration,
+) -> Result<Vec<Duration>> {
     let request = format!(
         "GET /v1/clusters?page_size=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
     );
     let (mut times, until, mut due) = (Vec::new(), Instant::now() + long, Instant::now());
     while Instant::now() < until {
         tokio::time::sleep_until(due.into()).await;
-        due += PACE;
+        due += CALL_INTERVAL;
         let since = Instant::now();
         let asked = async {
             let (mut stream, mut answer) = (TcpStream::connect(address).await?, Vec::new());
@@ -130,8 +139,8 @@ async fn newcomers(address: SocketAddr, key: &str, long: Duration) -> Result<Vec
 
 /// Measures a service with few open files: callers that keep their connection and callers with new
 /// connections, with and without the crowd.
-pub(super) async fn judge(
-    api: &Api,
+pub(super) async fn measure_crowd(
+    api: &ApiProcess,
     key: &str,
     rounds: usize,
     turn: Duration,
@@ -142,26 +151,25 @@ pub(super) async fn judge(
     let opened = Arc::new(AtomicU64::new(0));
     let (mut stay, mut visits) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     // The first turn warms the service up and is not measured.
-    listen(address, key, turn).await?;
-    let before = api.memory()?;
+    measure_latency(address, key, turn).await?;
+    let before = api.memory_bytes()?;
     for round in 0..rounds {
         // Each side goes first every other time.
         for crowded in [round % 2 == 0, round % 2 != 0] {
             let crowd = crowded.then(|| Crowd::start(address, per_second, &opened));
-            let (heard, answered) =
-                tokio::join!(listen(address, key, turn), newcomers(address, key, turn));
+            let (heard, answered) = tokio::join!(
+                measure_latency(address, key, turn),
+                measure_new_callers(address, key, turn)
+            );
             drop(crowd);
             stay[usize::from(crowded)].extend(heard?);
             visits[usize::from(crowded)].extend(answered?);
         }
     }
-    let grown = api.memory()?.saturating_sub(before);
+    let grown = api.memory_bytes()?.saturating_sub(before);
     let opened = opened.load(Ordering::Relaxed);
     let [stay, visits] = [stay, visits].map(|[mut alone, mut beside]| {
-        let (fast, slow) = (
-            slowest_hundredth(&mut alone),
-            slowest_hundredth(&mut beside),
-        );
+        let (fast, slow) = (percentile_99(&mut alone), percentile_99(&mut beside));
         (fast, slow, slow.as_secs_f64() / fast.as_secs_f64())
     });
     let shown = |(fast, slow, ratio): (Duration, Duration, f64)| -> Value {
@@ -170,18 +178,18 @@ pub(super) async fn judge(
     println!(
         "{:#}",
         json!({
-            "open_files": OPEN_FILES, "crowd_opened": opened, "crowd_per_second": per_second,
-            "callers_that_stay": shown(stay), "callers_that_come": shown(visits), "goal": MOST, "memory_grown": grown,
+            "open_files": MAX_OPEN_FILES, "crowd_opened": opened, "crowd_per_second": per_second,
+            "callers_that_stay": shown(stay), "callers_that_come": shown(visits), "goal": MAX_SLOWDOWN, "memory_grown": grown,
         })
     );
     if opened < connections / 2 {
         return Err(format!("the crowd opened {opened} connections only"));
     }
-    if grown > MOST_MEMORY {
+    if grown > MAX_MEMORY_GROWTH_BYTES {
         return Err(format!("the crowd cost {grown} bytes"));
     }
     let worst = stay.2.max(visits.2);
-    if worst <= MOST {
+    if worst <= MAX_SLOWDOWN {
         Ok(())
     } else {
         Err(format!(

@@ -16,7 +16,7 @@ use super::{median, round_to_thousandths};
 use crate::{Result, run_command};
 
 #[derive(Debug, Args)]
-pub(crate) struct Engine {
+pub(crate) struct EngineOptions {
     /// Number of runs of each side; the sides take turns, and each goes first every other time.
     #[arg(long, default_value_t = 5)]
     pairs: usize,
@@ -32,11 +32,11 @@ pub(crate) struct Engine {
 }
 
 /// Clients of pgbench, as many as a worker's pool has connections.
-const CLIENTS: &str = "10";
+const PGBENCH_CLIENTS: &str = "10";
 /// Longest time that the registrations may take.
-const LIMIT: Duration = Duration::from_mins(5);
+const WORK_TIMEOUT: Duration = Duration::from_mins(5);
 
-pub(crate) fn run(options: &Engine) -> Result<()> {
+pub(crate) fn run(options: &EngineOptions) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let (mut operations, mut steps, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 0..options.pairs {
@@ -45,15 +45,15 @@ pub(crate) fn run(options: &Engine) -> Result<()> {
             ..runtime.block_on(Fleet::new())
         };
         let mut ours = || -> Result<()> {
-            operations.push(runtime.block_on(registrations(&fleet, options.operations))?);
-            steps.push(runtime.block_on(restart(&fleet, options.steps))?);
+            operations.push(runtime.block_on(measure_registrations(&fleet, options.operations))?);
+            steps.push(runtime.block_on(measure_restart_steps(&fleet, options.steps))?);
             Ok(())
         };
         if pair % 2 == 0 {
             ours()?;
-            inserts.push(pgbench(&runtime, &fleet, options.seconds)?);
+            inserts.push(measure_inserts(&runtime, &fleet, options.seconds)?);
         } else {
-            inserts.push(pgbench(&runtime, &fleet, options.seconds)?);
+            inserts.push(measure_inserts(&runtime, &fleet, options.seconds)?);
             ours()?;
         }
         eprintln!(
@@ -84,13 +84,13 @@ pub(crate) fn run(options: &Engine) -> Result<()> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
-fn rate(count: usize, since: Instant) -> f64 {
+fn rate_per_second(count: usize, since: Instant) -> f64 {
     count as f64 / since.elapsed().as_secs_f64()
 }
 
 /// Returns the registrations per second of clusters that answer at once. Each is claimed, shown as
 /// running, records a credential, and ends.
-async fn registrations(fleet: &Fleet, count: usize) -> Result<f64> {
+async fn measure_registrations(fleet: &Fleet, count: usize) -> Result<f64> {
     let mut last = None;
     for number in 0..count {
         last = Some(fleet.register_cluster(&format!("r{number}")).await.1);
@@ -104,12 +104,12 @@ async fn registrations(fleet: &Fleet, count: usize) -> Result<f64> {
     });
     let open = "SELECT count(*)::text FROM work_queue";
     while fleet.db.query_text("mw_worker", open).await != ["0"] {
-        if begun.elapsed() > LIMIT {
+        if begun.elapsed() > WORK_TIMEOUT {
             return Err("the registrations do not end".into());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let rate = rate(count, begun);
+    let rate = rate_per_second(count, begun);
     stop.cancel();
     working.await.map_err(|error| error.to_string())?;
     match fleet.operation(last).await.state {
@@ -120,7 +120,7 @@ async fn registrations(fleet: &Fleet, count: usize) -> Result<f64> {
 
 /// Returns the steps per second of one operation. The intent of each step is recorded, its write
 /// goes to a fake cluster, and its result is read and recorded.
-async fn restart(fleet: &Fleet, steps: usize) -> Result<f64> {
+async fn measure_restart_steps(fleet: &Fleet, steps: usize) -> Result<f64> {
     for number in 0..steps {
         let workload = fleet
             .clusters
@@ -138,7 +138,7 @@ async fn restart(fleet: &Fleet, steps: usize) -> Result<f64> {
         .await;
     let begun = Instant::now();
     fleet.run_due().await;
-    let rate = rate(steps, begun);
+    let rate = rate_per_second(steps, begun);
     let shown = fleet.operation(operation).await;
     if shown.state != OperationState::Succeeded {
         return Err(format!("the restart is {:?}", shown.state));
@@ -147,7 +147,7 @@ async fn restart(fleet: &Fleet, steps: usize) -> Result<f64> {
 }
 
 /// Returns the inserts per second of one row each, every one in its own transaction.
-fn pgbench(runtime: &tokio::runtime::Runtime, fleet: &Fleet, seconds: u64) -> Result<f64> {
+fn measure_inserts(runtime: &tokio::runtime::Runtime, fleet: &Fleet, seconds: u64) -> Result<f64> {
     let table = "CREATE TABLE IF NOT EXISTS bench (id bigserial PRIMARY KEY, at timestamptz NOT NULL, body jsonb NOT NULL)";
     runtime.block_on(
         fleet
@@ -167,7 +167,7 @@ fn pgbench(runtime: &tokio::runtime::Runtime, fleet: &Fleet, seconds: u64) -> Re
             "-M",
             "prepared",
             "-c",
-            CLIENTS,
+            PGBENCH_CLIENTS,
             "-T",
             &seconds.to_string(),
             "-f",

@@ -16,15 +16,15 @@ use meshwright_store::StoreError;
 use serde_json::{Map, json};
 use uuid::Uuid;
 
-use super::walls::Side;
+use super::walls::BenchDatabase;
 use super::{median, round_to_thousandths};
 use crate::Result;
-use crate::service::{self, Api, SERVER, Setting};
+use crate::service::{self, ApiProcess, ApiProcessConfig, SERVER_BINARY};
 
 #[derive(Debug, Args)]
-pub(crate) struct Existence {
+pub(crate) struct ExistenceOptions {
     /// Path of the server program to measure.
-    #[arg(long, default_value = SERVER)]
+    #[arg(long, default_value = SERVER_BINARY)]
     server: PathBuf,
     /// Number of requests for each id; the two take turns, and each goes first every other time.
     #[arg(long, default_value_t = 2000)]
@@ -32,69 +32,77 @@ pub(crate) struct Existence {
 }
 
 /// Largest allowed ratio between the two medians.
-const MOST: f64 = 1.03;
+const MAX_RATIO: f64 = 1.03;
 /// Allowed deviation, in standard deviations of a fair coin, of the share of pairs in which the
 /// existing object takes longer. A half is expected.
-const DEVIATIONS: f64 = 3.5;
+const MAX_DEVIATIONS: f64 = 3.5;
 
 /// Two ids of one kind: the first belongs to an object of another tenant, and the second to no
 /// object.
-struct Pair {
+struct IdPair {
     title: &'static str,
     path: fn(&str) -> String,
-    there: String,
-    nowhere: String,
+    existing: String,
+    missing: String,
 }
 
-pub(crate) fn run(options: &Existence) -> Result<()> {
+pub(crate) fn run(options: &ExistenceOptions) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, "2a".repeat(32)).map_err(|error| error.to_string())?;
     let failed = |error: StoreError| error.to_string();
-    let side = runtime.block_on(Side::new(2, 60)).map_err(failed)?;
+    let side = runtime
+        .block_on(BenchDatabase::new(2, 60))
+        .map_err(failed)?;
     let store = &side.fleet.db.api;
     let other = runtime
-        .block_on(service::key(
+        .block_on(service::create_api_key(
             store,
             TenantId(Uuid::from_u128(2)),
             Role::Owner,
         ))
         .map_err(failed)?;
     let owner = runtime
-        .block_on(service::key(store, side.fleet.db.tenant, Role::Owner))
+        .block_on(service::create_api_key(
+            store,
+            side.fleet.db.tenant,
+            Role::Owner,
+        ))
         .map_err(failed)?;
-    let setting = Setting::new(&side.fleet.db.url("mw_api"), &secret);
-    let api = Api::start(Setting {
+    let setting = ApiProcessConfig::new(&side.fleet.db.url("mw_api"), &secret);
+    let api = ApiProcess::start(ApiProcessConfig {
         program: options.server.clone(),
         ..setting
     })?;
-    runtime.block_on(judge(options, &api, &side, [&other, &owner]))
+    runtime.block_on(measure_existence(options, &api, &side, [&other, &owner]))
 }
 
-async fn judge(
-    options: &Existence,
-    api: &Api,
-    side: &Side,
+async fn measure_existence(
+    options: &ExistenceOptions,
+    api: &ApiProcess,
+    side: &BenchDatabase,
     [other, owner]: [&str; 2],
 ) -> Result<()> {
     let (mut figures, mut told) = (Map::new(), Vec::new());
-    let bound = DEVIATIONS / (2.0 * f64::from(options.pairs).sqrt());
-    for pair in pairs(side) {
-        let (ratio, longer) = pair.timed(options.pairs, api, other, 404).await?;
+    let bound = MAX_DEVIATIONS / (2.0 * f64::from(options.pairs).sqrt());
+    for pair in id_pairs(side) {
+        let (ratio, longer) = pair.measure_pair(options.pairs, api, other, 404).await?;
         figures.insert(
             pair.title.into(),
             json!({ "ratio": round_to_thousandths(ratio), "longer": round_to_thousandths(longer) }),
         );
-        if !(1.0 / MOST..=MOST).contains(&ratio) || (longer - 0.5).abs() > bound {
+        if !(1.0 / MAX_RATIO..=MAX_RATIO).contains(&ratio) || (longer - 0.5).abs() > bound {
             told.push(pair.title);
         }
     }
-    let (ratio, longer) = pairs(side)[0].timed(options.pairs, api, owner, 200).await?;
+    let (ratio, longer) = id_pairs(side)[0]
+        .measure_pair(options.pairs, api, owner, 200)
+        .await?;
     println!(
         "{:#}",
         json!({
-            "pairs": options.pairs, "goal": MOST, "longer_may_differ_from_half_by": round_to_thousandths(bound), "another_tenants": figures,
+            "pairs": options.pairs, "goal": MAX_RATIO, "longer_may_differ_from_half_by": round_to_thousandths(bound), "another_tenants": figures,
             "ones_own": { "ratio": round_to_thousandths(ratio), "longer": round_to_thousandths(longer) },
         })
     );
@@ -110,34 +118,34 @@ async fn judge(
     }
 }
 
-fn pairs(side: &Side) -> [Pair; 6] {
+fn id_pairs(side: &BenchDatabase) -> [IdPair; 6] {
     [
-        Pair::new(
+        IdPair::new(
             "meshes",
             |id| format!("meshes/{id}"),
             MeshId,
             side.fleet.mesh.0,
         ),
-        Pair::new(
+        IdPair::new(
             "clusters",
             |id| format!("clusters/{id}"),
             ClusterId,
             side.cluster.0,
         ),
-        Pair::new(
+        IdPair::new(
             "upgrades",
             |id| format!("upgrades/{id}"),
             UpgradeId,
             side.upgrade.0,
         ),
-        Pair::new(
+        IdPair::new(
             "operations",
             |id| format!("operations/{id}"),
             OperationId,
             side.operation.0,
         ),
-        Pair::new("keys", |id| format!("api-keys/{id}"), KeyId, side.key.0),
-        Pair::new(
+        IdPair::new("keys", |id| format!("api-keys/{id}"), KeyId, side.key.0),
+        IdPair::new(
             "webhooks",
             |id| format!("webhooks/{id}/deliveries"),
             WebhookId,
@@ -146,7 +154,7 @@ fn pairs(side: &Side) -> [Pair; 6] {
     ]
 }
 
-impl Pair {
+impl IdPair {
     fn new<Id: Display>(
         title: &'static str,
         path: fn(&str) -> String,
@@ -158,14 +166,20 @@ impl Pair {
         Self {
             title,
             path,
-            there: written(there).to_string(),
-            nowhere: written(beside).to_string(),
+            existing: written(there).to_string(),
+            missing: written(beside).to_string(),
         }
     }
 
     /// Returns the ratio of the medians, and the share of pairs in which the existing object took
     /// longer.
-    async fn timed(&self, count: u32, api: &Api, key: &str, status: u16) -> Result<(f64, f64)> {
+    async fn measure_pair(
+        &self,
+        count: u32,
+        api: &ApiProcess,
+        key: &str,
+        status: u16,
+    ) -> Result<(f64, f64)> {
         let http = reqwest::Client::new();
         let ask = async |id: &str, status: u16| {
             let request = http
@@ -185,11 +199,11 @@ impl Pair {
         let (mut there, mut nowhere): (Vec<Duration>, Vec<Duration>) = (Vec::new(), Vec::new());
         for pair in 0..count {
             if pair % 2 == 0 {
-                there.push(ask(&self.there, status).await?);
-                nowhere.push(ask(&self.nowhere, 404).await?);
+                there.push(ask(&self.existing, status).await?);
+                nowhere.push(ask(&self.missing, 404).await?);
             } else {
-                nowhere.push(ask(&self.nowhere, 404).await?);
-                there.push(ask(&self.there, status).await?);
+                nowhere.push(ask(&self.missing, 404).await?);
+                there.push(ask(&self.existing, status).await?);
             }
         }
         let longer: u32 = there

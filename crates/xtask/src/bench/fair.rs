@@ -18,11 +18,11 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{changes, crowd, neighbour, round_to_thousandths};
-use crate::service::{self, Api, Setting};
+use crate::service::{self, ApiProcess, ApiProcessConfig};
 use crate::{Result, fresh};
 
 #[derive(Debug, Args)]
-pub(crate) struct Fair {
+pub(crate) struct FairnessOptions {
     /// Path of the server program; use an optimised build for meaningful figures.
     #[arg(long, default_value = "target/release/meshwright-server")]
     server: PathBuf,
@@ -44,12 +44,12 @@ pub(crate) struct Fair {
     crowd: u64,
     /// Run only this part of the benchmark; repeatable.
     #[arg(long)]
-    only: Vec<Part>,
+    only: Vec<FairnessPart>,
 }
 
 /// Parts of the benchmark, by what disturbs the callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Part {
+enum FairnessPart {
     /// One tenant that sends fifty times its allowed rate, and idle connections.
     Noise,
     /// Many tenants that try to create a mesh at once.
@@ -60,60 +60,64 @@ enum Part {
     Clusters,
 }
 
-impl Fair {
-    fn wants(&self, part: Part) -> bool {
+impl FairnessOptions {
+    fn includes_part(&self, part: FairnessPart) -> bool {
         self.only.is_empty() || self.only.contains(&part)
     }
 }
 
 /// Requests per second of the noise: fifty times the reads that a tenant may make.
-const NOISE: u64 = 50 * 200;
+const NOISE_PER_SECOND: u64 = 50 * 200;
 /// Interval at which each connection of the noise sends the requests that are due.
-const TICK: Duration = Duration::from_millis(20);
+const NOISE_INTERVAL: Duration = Duration::from_millis(20);
 /// Longest wait for a read or a write of the noise.
-const STUCK: Duration = Duration::from_secs(5);
+const IO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between two requests of the quiet tenant.
-const PACE: Duration = Duration::from_millis(20);
+const CALL_INTERVAL: Duration = Duration::from_millis(20);
 /// Largest allowed ratio of the 99th percentile beside a disturbance to the one without it.
-pub(super) const MOST: f64 = 1.10;
+pub(super) const MAX_SLOWDOWN: f64 = 1.10;
 /// Largest memory that an idle connection may cost, in bytes.
-const MOST_BYTES: u64 = 64 * 1024;
+const MAX_BYTES_PER_CONNECTION: u64 = 64 * 1024;
 /// Largest memory that a crowd of any kind may cost, in bytes.
-pub(super) const MOST_MEMORY: u64 = 64 * 1024 * 1024;
+pub(super) const MAX_MEMORY_GROWTH_BYTES: u64 = 64 * 1024 * 1024;
 
-pub(crate) fn run(options: &Fair) -> Result<()> {
+pub(crate) fn run(options: &FairnessOptions) -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let postgres = fresh::live(scratch.path())?;
+    let postgres = fresh::start_migrated_postgres(scratch.path())?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
-    let url = |role: &str| postgres.url(role, fresh::NAME);
+    let url = |role: &str| postgres.url(role, fresh::DATABASE_NAME);
     let keys = runtime
-        .block_on(two_tenants(&url("mw_worker")))
+        .block_on(create_two_tenants(&url("mw_worker")))
         .map_err(|error| error.to_string())?;
-    let usual = Setting {
+    let usual = ApiProcessConfig {
         program: options.server.clone(),
-        share: "1",
-        ..Setting::new(&url("mw_api"), &secret)
+        rate_limit_multiplier: "1",
+        ..ApiProcessConfig::new(&url("mw_api"), &secret)
     };
     let turn = Duration::from_secs(options.seconds);
-    if options.wants(Part::Noise) {
-        let api = Api::start(usual.clone())?;
+    if options.includes_part(FairnessPart::Noise) {
+        let api = ApiProcess::start(usual.clone())?;
         let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
-        runtime.block_on(judge(options, &api, address, &keys))?;
+        runtime.block_on(measure_fairness(options, &api, address, &keys))?;
     }
-    if options.wants(Part::Changes) {
-        runtime.block_on(changes::judge(&options.server, options.rounds, turn))?;
+    if options.includes_part(FairnessPart::Changes) {
+        runtime.block_on(changes::measure_change_bursts(
+            &options.server,
+            options.rounds,
+            turn,
+        ))?;
     }
-    if options.wants(Part::Clusters) {
-        runtime.block_on(neighbour::judge(options.rounds, turn))?;
+    if options.includes_part(FairnessPart::Clusters) {
+        runtime.block_on(neighbour::measure_silent_clusters(options.rounds, turn))?;
     }
-    if options.wants(Part::Crowd) {
-        let narrow = Api::start(Setting {
-            open_files: Some(crowd::OPEN_FILES),
+    if options.includes_part(FairnessPart::Crowd) {
+        let narrow = ApiProcess::start(ApiProcessConfig {
+            max_open_files: Some(crowd::MAX_OPEN_FILES),
             ..usual
         })?;
-        runtime.block_on(crowd::judge(
+        runtime.block_on(crowd::measure_crowd(
             &narrow,
             &keys[1],
             options.rounds,
@@ -124,19 +128,19 @@ pub(crate) fn run(options: &Fair) -> Result<()> {
     Ok(())
 }
 
-async fn two_tenants(database: &str) -> std::result::Result<[String; 2], StoreError> {
+async fn create_two_tenants(database: &str) -> std::result::Result<[String; 2], StoreError> {
     let store = Store::connect(database, Sealer::new([7; 32])).await?;
     let mut keys = Vec::new();
     for name in ["loud", "quiet"] {
-        let tenant = service::roomy_tenant(&store, name).await?;
-        keys.push(service::key(&store, tenant, Role::Owner).await?);
+        let tenant = service::create_unlimited_tenant(&store, name).await?;
+        keys.push(service::create_api_key(&store, tenant, Role::Owner).await?);
     }
     Ok([keys.remove(0), keys.remove(0)])
 }
 
-async fn judge(
-    options: &Fair,
-    api: &Api,
+async fn measure_fairness(
+    options: &FairnessOptions,
+    api: &ApiProcess,
     address: SocketAddr,
     [loud, quiet]: &[String; 2],
 ) -> Result<()> {
@@ -145,8 +149,8 @@ async fn judge(
     let sent = Arc::new(AtomicU64::new(0));
     let refused = Arc::new(AtomicU64::new(0));
     // The first turn warms the service up and is not measured.
-    listen(address, quiet, turn).await?;
-    let before = api.memory()?;
+    measure_latency(address, quiet, turn).await?;
+    let before = api.memory_bytes()?;
     for round in 0..options.rounds {
         // Each side goes first every other time.
         for noisy in [round % 2 == 0, round % 2 != 0] {
@@ -155,7 +159,7 @@ async fn judge(
             } else {
                 None
             };
-            let heard = listen(address, quiet, turn).await?;
+            let heard = measure_latency(address, quiet, turn).await?;
             drop(noise);
             if noisy {
                 beside.extend(heard)
@@ -164,17 +168,16 @@ async fn judge(
             }
         }
     }
-    let after = api.memory()?;
-    let idle = idle_connections(address, options.idle).await?;
-    let with_idle = api.memory()?;
+    let after = api.memory_bytes()?;
+    let idle = open_idle_connections(address, options.idle).await?;
+    let with_idle = api.memory_bytes()?;
     let opened = idle.len() as u64;
     // Callers must still be served while the idle connections are open.
-    let answered = listen(address, quiet, Duration::from_secs(1)).await?.len();
+    let answered = measure_latency(address, quiet, Duration::from_secs(1))
+        .await?
+        .len();
     drop(idle);
-    let (fast, slow) = (
-        slowest_hundredth(&mut alone),
-        slowest_hundredth(&mut beside),
-    );
+    let (fast, slow) = (percentile_99(&mut alone), percentile_99(&mut beside));
     let ratio = slow.as_secs_f64() / fast.as_secs_f64();
     let each = with_idle.saturating_sub(after) / opened.max(1);
     let noise = sent.load(Ordering::Relaxed) / (options.seconds * options.rounds as u64);
@@ -182,11 +185,11 @@ async fn judge(
         "{:#}",
         json!({
             "requests_alone": alone.len(), "requests_beside": beside.len(),
-            "noise_offered_per_second": NOISE, "noise_connections": options.connections, "noise_taken_per_second": noise,
+            "noise_offered_per_second": NOISE_PER_SECOND, "noise_connections": options.connections, "noise_taken_per_second": noise,
             "noise_refused": refused.load(Ordering::Relaxed), "noise_sent": sent.load(Ordering::Relaxed),
             "p99_alone_microseconds": fast.as_micros(), "p99_beside_microseconds": slow.as_micros(),
             "p50_alone_microseconds": alone[alone.len() / 2].as_micros(), "p50_beside_microseconds": beside[beside.len() / 2].as_micros(),
-            "ratio": round_to_thousandths(ratio), "goal": MOST,
+            "ratio": round_to_thousandths(ratio), "goal": MAX_SLOWDOWN,
             "memory_before": before, "memory_after_noise": after, "memory_with_idle": with_idle,
             "idle_connections": opened, "bytes_each": each, "answered_meanwhile": answered,
         })
@@ -194,10 +197,10 @@ async fn judge(
     if refused.load(Ordering::Relaxed) == 0 {
         return Err("nobody was refused: there was no noise".into());
     }
-    if each > MOST_BYTES {
+    if each > MAX_BYTES_PER_CONNECTION {
         return Err(format!("an idle connection costs {each} bytes"));
     }
-    if ratio <= MOST {
+    if ratio <= MAX_SLOWDOWN {
         Ok(())
     } else {
         Err(format!(
@@ -206,19 +209,19 @@ async fn judge(
     }
 }
 
-pub(super) fn slowest_hundredth(times: &mut [Duration]) -> Duration {
+pub(super) fn percentile_99(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
     times[times.len() * 99 / 100]
 }
 
-fn request(key: &str) -> String {
+fn request_text(key: &str) -> String {
     format!(
         "GET /v1/clusters?page_size=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
     )
 }
 
 /// Sends requests at an even pace over one connection, and returns the time of each answer.
-pub(super) async fn listen(
+pub(super) async fn measure_latency(
     address: SocketAddr,
     key: &str,
     long: Duration,
@@ -226,12 +229,12 @@ pub(super) async fn listen(
     let failed = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect(address).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
-    let request = request(key);
+    let request = request_text(key);
     let (mut times, mut answer) = (Vec::new(), vec![0; 16 * 1024]);
     let (until, mut due) = (Instant::now() + long, Instant::now());
     while Instant::now() < until {
         tokio::time::sleep_until(due.into()).await;
-        due += PACE;
+        due += CALL_INTERVAL;
         let since = Instant::now();
         stream.write_all(request.as_bytes()).await.map_err(failed)?;
         let length = stream.read(&mut answer).await.map_err(failed)?;
@@ -268,14 +271,14 @@ impl Noise {
                 .await
                 .map_err(|error| error.to_string())?;
             let (read, write) = stream.into_split();
-            tokio::spawn(shout(
+            tokio::spawn(send_noise(
                 write,
-                request(key),
-                NOISE / width,
+                request_text(key),
+                NOISE_PER_SECOND / width,
                 over.clone(),
                 sent.clone(),
             ));
-            tokio::spawn(hear(read, over.clone(), refused.clone()));
+            tokio::spawn(count_refusals(read, over.clone(), refused.clone()));
         }
         Ok(Self(over))
     }
@@ -283,7 +286,7 @@ impl Noise {
 
 /// Sends the noise of one connection. The service can make this wait by not reading, and requests
 /// that could not be sent are not counted.
-async fn shout(
+async fn send_noise(
     mut stream: OwnedWriteHalf,
     request: String,
     per_second: u64,
@@ -295,18 +298,20 @@ async fn shout(
         let wanted =
             u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX) * per_second / 1000;
         let burst = request.repeat(usize::try_from(wanted.saturating_sub(done)).unwrap_or(0));
-        match tokio::time::timeout(STUCK, stream.write_all(burst.as_bytes())).await {
+        match tokio::time::timeout(IO_TIMEOUT, stream.write_all(burst.as_bytes())).await {
             Ok(Ok(())) => sent.fetch_add(wanted - done, Ordering::Relaxed),
             Ok(Err(_)) | Err(_) => return,
         };
         done = wanted;
-        tokio::time::sleep(TICK).await;
+        tokio::time::sleep(NOISE_INTERVAL).await;
     }
 }
 
-async fn hear(mut stream: OwnedReadHalf, over: Arc<AtomicBool>, refused: Arc<AtomicU64>) {
+async fn count_refusals(mut stream: OwnedReadHalf, over: Arc<AtomicBool>, refused: Arc<AtomicU64>) {
     let mut answers = vec![0; 64 * 1024];
-    while let Ok(Ok(length @ 1..)) = tokio::time::timeout(STUCK, stream.read(&mut answers)).await {
+    while let Ok(Ok(length @ 1..)) =
+        tokio::time::timeout(IO_TIMEOUT, stream.read(&mut answers)).await
+    {
         if over.load(Ordering::Relaxed) {
             return;
         }
@@ -316,7 +321,7 @@ async fn hear(mut stream: OwnedReadHalf, over: Arc<AtomicBool>, refused: Arc<Ato
 }
 
 /// Opens connections that begin a request and never complete it.
-async fn idle_connections(address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
+async fn open_idle_connections(address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
     let mut idle = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = TcpStream::connect(address)

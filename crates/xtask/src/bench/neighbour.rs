@@ -12,49 +12,49 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::fair::{MOST, MOST_MEMORY, slowest_hundredth};
+use super::fair::{MAX_MEMORY_GROWTH_BYTES, MAX_SLOWDOWN, percentile_99};
 use super::round_to_thousandths;
 use crate::Result;
 
 /// Silent clusters of the one tenant: many times the number that one worker checks at once.
-const CLUSTERS: usize = 100;
+const SILENT_CLUSTERS: usize = 100;
 /// Registrations that this tenant starts in each turn: more than a worker runs at once.
-const REGISTRATIONS: usize = 40;
+const REGISTRATIONS_PER_TURN: usize = 40;
 /// Interval at which meshes are observed and clusters are checked.
-const OFTEN: Duration = Duration::from_millis(500);
+const OBSERVE_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval at which the ages are read.
-const PACE: Duration = Duration::from_millis(20);
+const AGE_READ_INTERVAL: Duration = Duration::from_millis(20);
 /// Time at the start of a turn that is not measured, because the first observations still follow
 /// the turn before.
-const SETTLED: Duration = Duration::from_secs(2);
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// Ages of the other tenant's observations and cluster checks.
 #[derive(Default)]
-struct Ages {
+struct ObservationAges {
     mesh: Vec<Duration>,
     cluster: Vec<Duration>,
 }
 
 /// Measures one worker that serves both tenants.
-pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
+pub(super) async fn measure_silent_clusters(rounds: usize, turn: Duration) -> Result<()> {
     let hog = Fleet::new().await;
     let quiet = hog
         .for_new_tenant(TenantId(Uuid::from_u128(2)), "quiet")
         .await;
     let _clock = hog.run_clock(1);
-    for number in 0..CLUSTERS {
+    for number in 0..SILENT_CLUSTERS {
         hog.register_cluster(&format!("c-{number}")).await;
     }
     hog.run_due().await;
-    let (mut alone, mut beside) = (Ages::default(), Ages::default());
+    let (mut alone, mut beside) = (ObservationAges::default(), ObservationAges::default());
     // The first turn warms everything up and is not measured.
-    listen(&hog, &quiet, turn, &mut Ages::default()).await?;
-    let before = memory()?;
+    measure_ages(&hog, &quiet, turn, &mut ObservationAges::default()).await?;
+    let before = own_memory_bytes()?;
     for round in 0..rounds {
         // Each side goes first every other time.
         for troubled in [round % 2 == 0, round % 2 != 0] {
-            trouble(&hog, troubled, round).await;
-            listen(
+            set_clusters_hanging(&hog, troubled, round).await;
+            measure_ages(
                 &hog,
                 &quiet,
                 turn,
@@ -63,9 +63,9 @@ pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
             .await?;
         }
     }
-    let grown = memory()?.saturating_sub(before);
+    let grown = own_memory_bytes()?.saturating_sub(before);
     let ratio = |alone: &mut Vec<Duration>, beside: &mut Vec<Duration>| {
-        let (fast, slow) = (slowest_hundredth(alone), slowest_hundredth(beside));
+        let (fast, slow) = (percentile_99(alone), percentile_99(beside));
         (fast, slow, slow.as_secs_f64() / fast.as_secs_f64())
     };
     let (mesh, cluster) = (
@@ -76,16 +76,16 @@ pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
     println!(
         "{:#}",
         json!({
-            "silent_clusters": CLUSTERS, "hanging_registrations_each_turn": REGISTRATIONS,
-            "looks_every_milliseconds": OFTEN.as_millis(), "ages_read": alone.mesh.len() + beside.mesh.len(),
-            "observation_of_a_mesh": shown(mesh), "look_at_a_cluster": shown(cluster), "goal": MOST, "memory_grown": grown,
+            "silent_clusters": SILENT_CLUSTERS, "hanging_registrations_each_turn": REGISTRATIONS_PER_TURN,
+            "looks_every_milliseconds": OBSERVE_INTERVAL.as_millis(), "ages_read": alone.mesh.len() + beside.mesh.len(),
+            "observation_of_a_mesh": shown(mesh), "look_at_a_cluster": shown(cluster), "goal": MAX_SLOWDOWN, "memory_grown": grown,
         })
     );
-    if grown > MOST_MEMORY {
+    if grown > MAX_MEMORY_GROWTH_BYTES {
         return Err(format!("the silent clusters cost {grown} bytes"));
     }
     match mesh.2.max(cluster.2) {
-        worst if worst <= MOST => Ok(()),
+        worst if worst <= MAX_SLOWDOWN => Ok(()),
         worst => Err(format!(
             "beside silent clusters another tenant's looks are {worst:.3} times as old"
         )),
@@ -94,7 +94,7 @@ pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
 
 /// Makes every call to the tenant's clusters hang from now on, and starts its registrations; or
 /// lets calls be answered again.
-async fn trouble(hog: &Fleet, troubled: bool, round: usize) {
+async fn set_clusters_hanging(hog: &Fleet, troubled: bool, round: usize) {
     hog.credentials.set_call_behaviour(if troubled {
         CallBehaviour::Hangs
     } else {
@@ -105,19 +105,24 @@ async fn trouble(hog: &Fleet, troubled: bool, round: usize) {
     } else {
         Duration::ZERO
     });
-    for number in (0..REGISTRATIONS).filter(|_| troubled) {
+    for number in (0..REGISTRATIONS_PER_TURN).filter(|_| troubled) {
         hog.register_cluster(&format!("r-{round}-{number}")).await;
     }
 }
 
 /// Runs a worker for one turn, and reads again and again how old the quiet tenant's observation and
 /// cluster check are.
-async fn listen(hog: &Fleet, quiet: &Fleet, turn: Duration, ages: &mut Ages) -> Result<()> {
+async fn measure_ages(
+    hog: &Fleet,
+    quiet: &Fleet,
+    turn: Duration,
+    ages: &mut ObservationAges,
+) -> Result<()> {
     let mut settings = hog.worker_settings("bench", Duration::from_secs(30));
     (
         settings.mesh_observation_interval,
         settings.cluster_check_interval,
-    ) = (OFTEN, OFTEN);
+    ) = (OBSERVE_INTERVAL, OBSERVE_INTERVAL);
     let (engine, stop) = (
         hog.build_shared_worker_with(quiet, settings),
         CancellationToken::new(),
@@ -127,8 +132,8 @@ async fn listen(hog: &Fleet, quiet: &Fleet, turn: Duration, ages: &mut Ages) -> 
         async move { engine.run_until_stopped(stop).await }
     });
     let begun = Instant::now();
-    while begun.elapsed() < SETTLED + turn {
-        tokio::time::sleep(PACE).await;
+    while begun.elapsed() < SETTLE_TIME + turn {
+        tokio::time::sleep(AGE_READ_INTERVAL).await;
         let mut tx = quiet
             .db
             .api
@@ -152,7 +157,7 @@ async fn listen(hog: &Fleet, quiet: &Fleet, turn: Duration, ages: &mut Ages) -> 
             .map_err(|error| error.to_string())?
             .observed_at;
         drop(tx);
-        if begun.elapsed() > SETTLED {
+        if begun.elapsed() > SETTLE_TIME {
             let age =
                 |then| Duration::try_from(hog.clock.now().duration_since(then)).unwrap_or_default();
             ages.mesh
@@ -166,6 +171,6 @@ async fn listen(hog: &Fleet, quiet: &Fleet, turn: Duration, ages: &mut Ages) -> 
 }
 
 /// Returns the resident memory of this process in bytes.
-fn memory() -> Result<u64> {
-    crate::service::memory_of(std::process::id())
+fn own_memory_bytes() -> Result<u64> {
+    crate::service::process_memory_bytes(std::process::id())
 }

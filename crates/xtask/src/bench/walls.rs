@@ -21,7 +21,7 @@ use super::round_to_thousandths;
 use crate::Result;
 
 #[derive(Debug, Args)]
-pub(crate) struct Walls {
+pub(crate) struct RlsCostOptions {
     /// Number of runs of each query on each side; the sides take turns, and each goes first every
     /// other time.
     #[arg(long, default_value_t = 500)]
@@ -35,16 +35,16 @@ pub(crate) struct Walls {
 }
 
 /// First page of a list, with one entry more than a page shows.
-const PAGE: Page = Page {
+const FIRST_PAGE: Page = Page {
     after: None,
     limit: 51,
 };
 /// Largest allowed ratio of the time with row-level security to the time without it.
-const MOST: f64 = 1.10;
+const MAX_RLS_SLOWDOWN: f64 = 1.10;
 
 /// Query whose time is measured.
 #[derive(Debug, Clone, Copy)]
-enum Look {
+enum ReadQuery {
     Clusters,
     Cluster,
     Meshes,
@@ -65,29 +65,29 @@ enum Look {
     Deliveries,
 }
 
-const LOOKS: [Look; 18] = [
-    Look::Clusters,
-    Look::Cluster,
-    Look::Meshes,
-    Look::Mesh,
-    Look::Upgrades,
-    Look::Upgrade,
-    Look::Operations,
-    Look::Operation,
-    Look::Keys,
-    Look::Key,
-    Look::Providers,
-    Look::Bindings,
-    Look::Events,
-    Look::Audit,
-    Look::Usage,
-    Look::Webhooks,
-    Look::Webhook,
-    Look::Deliveries,
+const READ_QUERIES: [ReadQuery; 18] = [
+    ReadQuery::Clusters,
+    ReadQuery::Cluster,
+    ReadQuery::Meshes,
+    ReadQuery::Mesh,
+    ReadQuery::Upgrades,
+    ReadQuery::Upgrade,
+    ReadQuery::Operations,
+    ReadQuery::Operation,
+    ReadQuery::Keys,
+    ReadQuery::Key,
+    ReadQuery::Providers,
+    ReadQuery::Bindings,
+    ReadQuery::Events,
+    ReadQuery::Audit,
+    ReadQuery::Usage,
+    ReadQuery::Webhooks,
+    ReadQuery::Webhook,
+    ReadQuery::Deliveries,
 ];
 
 /// One database, with the ids of objects in it.
-pub(super) struct Side {
+pub(super) struct BenchDatabase {
     pub(super) fleet: Fleet,
     pub(super) cluster: ClusterId,
     pub(super) upgrade: UpgradeId,
@@ -96,20 +96,20 @@ pub(super) struct Side {
     pub(super) webhook: WebhookId,
 }
 
-pub(crate) fn run(options: &Walls) -> Result<()> {
+pub(crate) fn run(options: &RlsCostOptions) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     runtime.block_on(async {
         let failed = |error: StoreError| error.to_string();
-        let with = Side::new(options.tenants, options.rows).await.map_err(failed)?;
-        let without = Side::new(options.tenants, options.rows).await.map_err(failed)?;
+        let with = BenchDatabase::new(options.tenants, options.rows).await.map_err(failed)?;
+        let without = BenchDatabase::new(options.tenants, options.rows).await.map_err(failed)?;
         without.fleet.db.disable_row_security().await;
         for side in [&with, &without] {
             side.fleet.db.execute(meshwright_store::embedded_postgres::SUPERUSER, "VACUUM ANALYZE").await?;
         }
         let mut figures = Map::new();
         let mut worst: f64 = 0.0;
-        for look in LOOKS {
-            let (on, off) = pairs(options.pairs, &with, &without, look).await.map_err(failed)?;
+        for look in READ_QUERIES {
+            let (on, off) = measure_pairs(options.pairs, &with, &without, look).await.map_err(failed)?;
             let ratio = on.as_secs_f64() / off.as_secs_f64();
             worst = worst.max(ratio);
             let shown =
@@ -118,27 +118,27 @@ pub(crate) fn run(options: &Walls) -> Result<()> {
         }
         println!(
             "{:#}",
-            json!({ "pairs": options.pairs, "goal": MOST, "worst": round_to_thousandths(worst), "looks": Value::Object(figures) })
+            json!({ "pairs": options.pairs, "goal": MAX_RLS_SLOWDOWN, "worst": round_to_thousandths(worst), "looks": Value::Object(figures) })
         );
-        if worst <= MOST { Ok(()) } else { Err(format!("row-level security costs more than {MOST} somewhere")) }
+        if worst <= MAX_RLS_SLOWDOWN { Ok(()) } else { Err(format!("row-level security costs more than {MAX_RLS_SLOWDOWN} somewhere")) }
     })
 }
 
 /// Returns the median times of both sides.
-async fn pairs(
+async fn measure_pairs(
     count: usize,
-    with: &Side,
-    without: &Side,
-    look: Look,
+    with: &BenchDatabase,
+    without: &BenchDatabase,
+    look: ReadQuery,
 ) -> std::result::Result<(Duration, Duration), StoreError> {
     let (mut on, mut off) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for pair in 0..count {
         if pair % 2 == 0 {
-            on.push(with.timed(look).await?);
-            off.push(without.timed(look).await?);
+            on.push(with.measure_query(look).await?);
+            off.push(without.measure_query(look).await?);
         } else {
-            off.push(without.timed(look).await?);
-            on.push(with.timed(look).await?);
+            off.push(without.measure_query(look).await?);
+            on.push(with.measure_query(look).await?);
         }
     }
     on.sort();
@@ -146,12 +146,12 @@ async fn pairs(
     Ok((on[count / 2], off[count / 2]))
 }
 
-impl Side {
+impl BenchDatabase {
     /// Creates a database in which every tenant has a mesh with its history, and the wanted numbers
     /// of keys and clusters.
     pub(super) async fn new(tenants: u128, rows: usize) -> std::result::Result<Self, StoreError> {
         let fleet = Fleet::new().await;
-        fill(&fleet, rows).await?;
+        fill_tenant(&fleet, rows).await?;
         for tenant in 2..=tenants {
             let other = fleet
                 .for_new_tenant(
@@ -159,17 +159,20 @@ impl Side {
                     &format!("tenant-{tenant}"),
                 )
                 .await;
-            fill(&other, rows).await?;
+            fill_tenant(&other, rows).await?;
         }
         let upgrade = fleet.get_or_plan_upgrade().await;
         let mut tx = fleet.db.api.begin(fleet.db.tenant).await?;
         let cluster = tx
-            .list_clusters(&AccessFilter::ALL, &ListFilter::default(), PAGE)
+            .list_clusters(&AccessFilter::ALL, &ListFilter::default(), FIRST_PAGE)
             .await?[0]
             .id;
-        let operation = tx.list_operations(&AccessFilter::ALL, None, PAGE).await?[0].id;
-        let key = tx.list_api_keys(false, PAGE).await?[0].id;
-        let webhook = tx.list_webhooks(PAGE).await?[0].id;
+        let operation = tx
+            .list_operations(&AccessFilter::ALL, None, FIRST_PAGE)
+            .await?[0]
+            .id;
+        let key = tx.list_api_keys(false, FIRST_PAGE).await?[0].id;
+        let webhook = tx.list_webhooks(FIRST_PAGE).await?[0].id;
         drop(tx);
         Ok(Self {
             fleet,
@@ -181,46 +184,53 @@ impl Side {
         })
     }
 
-    async fn timed(&self, look: Look) -> std::result::Result<Duration, StoreError> {
+    async fn measure_query(&self, look: ReadQuery) -> std::result::Result<Duration, StoreError> {
         let start = Instant::now();
         let mut tx = self.fleet.db.api.begin(self.fleet.db.tenant).await?;
-        self.look(&mut tx, look).await?;
+        self.run_query(&mut tx, look).await?;
         tx.commit().await?;
         Ok(start.elapsed())
     }
 
-    async fn look(&self, tx: &mut Tx<'_>, look: Look) -> std::result::Result<(), StoreError> {
+    async fn run_query(
+        &self,
+        tx: &mut Tx<'_>,
+        look: ReadQuery,
+    ) -> std::result::Result<(), StoreError> {
         let (all, every) = (AccessFilter::ALL, ListFilter::default());
         match look {
-            Look::Clusters => tx.list_clusters(&all, &every, PAGE).await.map(drop),
-            Look::Cluster => tx.get_cluster(self.cluster).await.map(drop),
-            Look::Meshes => tx.list_meshes(&all, &every, PAGE).await.map(drop),
-            Look::Mesh => tx.get_mesh(self.fleet.mesh).await.map(drop),
-            Look::Upgrades => tx.list_upgrades(self.fleet.mesh, PAGE).await.map(drop),
-            Look::Upgrade => tx.get_upgrade(self.upgrade).await.map(drop),
-            Look::Operations => tx.list_operations(&all, None, PAGE).await.map(drop),
-            Look::Operation => tx.get_operation(self.operation).await.map(drop),
-            Look::Keys => tx.list_api_keys(false, PAGE).await.map(drop),
-            Look::Key => tx.get_api_key(self.key).await.map(drop),
-            Look::Providers => tx.list_identity_providers(PAGE).await.map(drop),
-            Look::Bindings => tx.list_role_bindings(None, PAGE).await.map(drop),
-            Look::Events => tx
-                .list_events_after(&all, 0, None, PAGE.limit)
+            ReadQuery::Clusters => tx.list_clusters(&all, &every, FIRST_PAGE).await.map(drop),
+            ReadQuery::Cluster => tx.get_cluster(self.cluster).await.map(drop),
+            ReadQuery::Meshes => tx.list_meshes(&all, &every, FIRST_PAGE).await.map(drop),
+            ReadQuery::Mesh => tx.get_mesh(self.fleet.mesh).await.map(drop),
+            ReadQuery::Upgrades => tx
+                .list_upgrades(self.fleet.mesh, FIRST_PAGE)
                 .await
                 .map(drop),
-            Look::Audit => tx.list_audit_entries(0, PAGE.limit).await.map(drop),
-            Look::Usage => tx.current_tenant().await.map(drop),
-            Look::Webhooks => tx.list_webhooks(PAGE).await.map(drop),
-            Look::Webhook => tx.get_webhook(self.webhook).await.map(drop),
-            Look::Deliveries => tx
-                .list_deliveries(self.webhook, None, PAGE.limit)
+            ReadQuery::Upgrade => tx.get_upgrade(self.upgrade).await.map(drop),
+            ReadQuery::Operations => tx.list_operations(&all, None, FIRST_PAGE).await.map(drop),
+            ReadQuery::Operation => tx.get_operation(self.operation).await.map(drop),
+            ReadQuery::Keys => tx.list_api_keys(false, FIRST_PAGE).await.map(drop),
+            ReadQuery::Key => tx.get_api_key(self.key).await.map(drop),
+            ReadQuery::Providers => tx.list_identity_providers(FIRST_PAGE).await.map(drop),
+            ReadQuery::Bindings => tx.list_role_bindings(None, FIRST_PAGE).await.map(drop),
+            ReadQuery::Events => tx
+                .list_events_after(&all, 0, None, FIRST_PAGE.limit)
+                .await
+                .map(drop),
+            ReadQuery::Audit => tx.list_audit_entries(0, FIRST_PAGE.limit).await.map(drop),
+            ReadQuery::Usage => tx.current_tenant().await.map(drop),
+            ReadQuery::Webhooks => tx.list_webhooks(FIRST_PAGE).await.map(drop),
+            ReadQuery::Webhook => tx.get_webhook(self.webhook).await.map(drop),
+            ReadQuery::Deliveries => tx
+                .list_deliveries(self.webhook, None, FIRST_PAGE.limit)
                 .await
                 .map(drop),
         }
     }
 }
 
-async fn fill(fleet: &Fleet, rows: usize) -> std::result::Result<(), StoreError> {
+async fn fill_tenant(fleet: &Fleet, rows: usize) -> std::result::Result<(), StoreError> {
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await?;
     for row in 0..rows {
         let now = fleet.clock.now() + SignedDuration::from_secs(1);

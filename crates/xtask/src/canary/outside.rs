@@ -15,27 +15,27 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::Result;
 
-const ACCEPTED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const OK_RESPONSE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 /// Answer of a cluster to a credential that it does not know.
 const UNAUTHORIZED: &str = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}"#;
 
 /// Bytes of all requests that a peer has received.
-type Heard = Arc<Mutex<Vec<u8>>>;
+type ReceivedBytes = Arc<Mutex<Vec<u8>>>;
 
 /// The peers, each at an address of its own. The cluster and the receiver of webhooks share one
 /// certificate.
-pub(super) struct Outside {
+pub(super) struct Peers {
     cluster: SocketAddr,
     /// Address of the receiver of webhooks, which accepts every message over TLS.
     pub(super) webhook: SocketAddr,
     /// Address of the collector, which accepts every trace.
     pub(super) collector: SocketAddr,
-    traces: Heard,
+    traces: ReceivedBytes,
     /// Certificate of the cluster and of the receiver of webhooks, as PEM.
-    pub(super) authority: String,
+    pub(super) ca_pem: String,
 }
 
-impl Outside {
+impl Peers {
     pub(super) async fn start() -> Result<Self> {
         let names = ["127.0.0.1", "localhost"].map(str::to_owned);
         let made = rcgen::generate_simple_self_signed(names).map_err(|error| error.to_string())?;
@@ -44,28 +44,32 @@ impl Outside {
         let config = config
             .with_single_cert(vec![made.cert.der().clone()], key)
             .map_err(|error| error.to_string())?;
-        let (tls, traces) = (TlsAcceptor::from(Arc::new(config)), Heard::default());
+        let (tls, traces) = (
+            TlsAcceptor::from(Arc::new(config)),
+            ReceivedBytes::default(),
+        );
         let refusal = format!(
             "HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{UNAUTHORIZED}",
             UNAUTHORIZED.len()
         );
         Ok(Self {
-            cluster: answering(Some(tls.clone()), refusal, Heard::default()).await?,
-            webhook: answering(Some(tls), ACCEPTED.into(), Heard::default()).await?,
-            collector: answering(None, ACCEPTED.into(), traces.clone()).await?,
+            cluster: spawn_responder(Some(tls.clone()), refusal, ReceivedBytes::default()).await?,
+            webhook: spawn_responder(Some(tls), OK_RESPONSE.into(), ReceivedBytes::default())
+                .await?,
+            collector: spawn_responder(None, OK_RESPONSE.into(), traces.clone()).await?,
             traces,
-            authority: made.cert.pem(),
+            ca_pem: made.cert.pem(),
         })
     }
 
     /// Takes the traces that the collector has received out of its buffer.
-    pub(super) fn traced(&self) -> Vec<u8> {
+    pub(super) fn take_traces(&self) -> Vec<u8> {
         std::mem::take(&mut *self.traces.lock().expect("nobody panics with it"))
     }
 
     /// Returns a kubeconfig of the fake cluster with this user section.
-    pub(super) fn kubeconfig(&self, user: &Value) -> Value {
-        let authority = STANDARD.encode(&self.authority);
+    pub(super) fn build_kubeconfig(&self, user: &Value) -> Value {
+        let authority = STANDARD.encode(&self.ca_pem);
         let cluster = json!({ "server": format!("https://{}", self.cluster), "certificate-authority-data": authority });
         json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "x",
@@ -77,7 +81,11 @@ impl Outside {
 }
 
 /// Listens on a free port, gives every client the same answer, and keeps the requests.
-async fn answering(tls: Option<TlsAcceptor>, answer: String, heard: Heard) -> Result<SocketAddr> {
+async fn spawn_responder(
+    tls: Option<TlsAcceptor>,
+    answer: String,
+    heard: ReceivedBytes,
+) -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")
         .await
         .map_err(|error| error.to_string())?;
@@ -87,9 +95,9 @@ async fn answering(tls: Option<TlsAcceptor>, answer: String, heard: Heard) -> Re
             let (tls, answer, heard) = (tls.clone(), answer.clone(), heard.clone());
             tokio::spawn(async move {
                 match tls {
-                    None => converse(stream, &answer, &heard).await,
+                    None => answer_request(stream, &answer, &heard).await,
                     Some(tls) => match tls.accept(stream).await {
-                        Ok(stream) => converse(stream, &answer, &heard).await,
+                        Ok(stream) => answer_request(stream, &answer, &heard).await,
                         Err(error) => {
                             eprintln!("xtask: a client did not like the certificate: {error}")
                         }
@@ -101,14 +109,14 @@ async fn answering(tls: Option<TlsAcceptor>, answer: String, heard: Heard) -> Re
     Ok(address)
 }
 
-async fn converse(
+async fn answer_request(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     answer: &str,
     heard: &Mutex<Vec<u8>>,
 ) {
     let mut sent = Vec::new();
     let mut part = vec![0; 64 * 1024];
-    while !whole(&sent) {
+    while !has_whole_body(&sent) {
         match stream.read(&mut part).await {
             Ok(count @ 1..) => sent.extend(&part[..count]),
             _ => break,
@@ -121,7 +129,7 @@ async fn converse(
 }
 
 /// Returns whether the request is complete: its body is as long as its `Content-Length` says.
-fn whole(sent: &[u8]) -> bool {
+fn has_whole_body(sent: &[u8]) -> bool {
     let Some(end) = memchr::memmem::find(sent, b"\r\n\r\n") else {
         return false;
     };

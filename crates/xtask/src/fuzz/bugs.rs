@@ -8,22 +8,22 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::Options;
-use crate::isolation::copied;
+use crate::isolation::copy_sources;
 use crate::{Result, run_command};
 
-const LIST: &str = "tests/fuzz/bugs.toml";
+const BUG_LIST: &str = "tests/fuzz/bugs.toml";
 /// Target folder of the builds with bugs, so that they are not mixed up with builds without bugs.
-const TARGET: &str = "target/bugs";
+const TARGET_DIR: &str = "target/bugs";
 
 #[derive(Debug, Args)]
-pub(crate) struct Bugs {
+pub(crate) struct BugsOptions {
     /// Run only the bugs whose title contains this text.
     #[arg(long)]
     only: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct List {
+struct BugList {
     bug: Vec<Bug>,
 }
 
@@ -42,9 +42,10 @@ struct Bug {
     and: String,
 }
 
-pub(crate) fn bugs(options: &Bugs) -> Result<()> {
-    let text = std::fs::read_to_string(LIST).map_err(|error| error.to_string())?;
-    let mut list: List = toml::from_str(&text).map_err(|error| format!("{LIST}: {error}"))?;
+pub(crate) fn find_planted_bugs(options: &BugsOptions) -> Result<()> {
+    let text = std::fs::read_to_string(BUG_LIST).map_err(|error| error.to_string())?;
+    let mut list: BugList =
+        toml::from_str(&text).map_err(|error| format!("{BUG_LIST}: {error}"))?;
     list.bug.retain(|bug| {
         options
             .only
@@ -53,15 +54,15 @@ pub(crate) fn bugs(options: &Bugs) -> Result<()> {
     });
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     let copy = scratch.path().join("copy");
-    copied(&copy)?;
+    copy_sources(&copy)?;
     let target = std::env::current_dir()
         .map_err(|error| error.to_string())?
-        .join(TARGET);
+        .join(TARGET_DIR);
     let mut missed = Vec::new();
     for bug in &list.bug {
-        let found = bug.planted(&copy, || {
-            built(&copy, &target)?;
-            found(
+        let found = bug.with_bug_planted(&copy, || {
+            build_server(&copy, &target)?;
+            fuzz_for_bug(
                 &target.join("debug").join("meshwright-server"),
                 scratch.path(),
             )
@@ -92,7 +93,7 @@ pub(crate) fn bugs(options: &Bugs) -> Result<()> {
 
 impl Bug {
     /// Writes the bug into the copy, runs `work`, and restores the file.
-    fn planted<T>(&self, copy: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    fn with_bug_planted<T>(&self, copy: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let file = copy.join(&self.file);
         let text =
             std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", self.file))?;
@@ -110,7 +111,7 @@ impl Bug {
     }
 }
 
-fn built(copy: &Path, target: &Path) -> Result<()> {
+fn build_server(copy: &Path, target: &Path) -> Result<()> {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(copy).args([
         "build",
@@ -128,7 +129,7 @@ fn built(copy: &Path, target: &Path) -> Result<()> {
 }
 
 /// Fuzzes a server with a bug in it, and returns the name of the check that found the bug.
-fn found(server: &Path, scratch: &Path) -> Result<Option<String>> {
+fn fuzz_for_bug(server: &Path, scratch: &Path) -> Result<Option<String>> {
     let dir = tempfile::tempdir_in(scratch).map_err(|error| error.to_string())?;
     let options = Options {
         cases: 1,
@@ -137,7 +138,7 @@ fn found(server: &Path, scratch: &Path) -> Result<Option<String>> {
         first: true,
         seed: 1,
     };
-    let (_, failures) = super::fuzzed(&options, server, dir.path())?;
+    let (_, failures) = super::fuzz_all_roles(&options, server, dir.path())?;
     let check = |said: &String| {
         said.lines()
             .find(|line| line.starts_with("- ST"))

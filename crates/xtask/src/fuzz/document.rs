@@ -11,11 +11,11 @@ use meshwright_testkit::Fleet;
 use serde_json::{Value, json};
 
 use super::PLATFORM;
-use crate::service::{self, Api};
+use crate::service::{self, ApiProcess};
 use crate::{Result, fresh};
 
 /// Returns a valid kubeconfig of a cluster that does not answer.
-fn kubeconfig() -> Result<String> {
+fn make_kubeconfig() -> Result<String> {
     let made = rcgen::generate_simple_self_signed(Vec::new()).map_err(|error| error.to_string())?;
     let cluster = json!({
         "server": "https://cluster.example.com:6443", "certificate-authority-data": STANDARD.encode(made.cert.pem()),
@@ -30,18 +30,18 @@ fn kubeconfig() -> Result<String> {
 }
 
 /// Input of Schemathesis for one round, one part for each kind of phase.
-pub(super) struct Given {
+pub(super) struct RoundInputs {
     /// Input of the phases `examples` and `coverage`, which cover the document.
-    pub(super) covering: Part,
+    pub(super) coverage: PhaseInput,
     /// Input of the phase `fuzzing`, which generates each request at random.
-    pub(super) alone: Part,
+    pub(super) fuzzing: PhaseInput,
     /// Input of the phase `stateful`, which builds each request from the answer to the previous one
     /// and takes the ids from there.
-    pub(super) going_on: Part,
+    pub(super) stateful: PhaseInput,
 }
 
 /// Document and settings of one part of a round.
-pub(super) struct Part {
+pub(super) struct PhaseInput {
     pub(super) document: Value,
     /// Text that is added to the settings in `tests/fuzz/schemathesis.toml`; it begins within the
     /// section of parameters.
@@ -49,21 +49,25 @@ pub(super) struct Part {
 }
 
 /// Number of API keys that are kept, and number of those that may be deleted.
-const KEYS: usize = 8;
+const KEYS_OF_EACH_KIND: usize = 8;
 /// Parameters that only the random phase sends. The coverage phase would send the same idempotency
 /// key with every body and a page token that never existed, and the answer to that would hide every
 /// other error. In a sequence, an answer that is repeated for a key names things that have been
 /// deleted since.
-const HIDING: [&str; 2] = ["Idempotency-Key", "page_token"];
+const HIDING_PARAMETERS: [&str; 2] = ["Idempotency-Key", "page_token"];
 /// Probability that a value which exists is drawn instead of a random value of the schema.
-const OFTEN: f64 = 0.8;
+const DICTIONARY_PROBABILITY: f64 = 0.8;
 
 /// Creates the things that one round needs, and returns the input of Schemathesis: paths and bodies
 /// name things of this fleet, and each thing that can be deleted exists twice.
-pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role)) -> Result<Given> {
-    let maker = Maker::new(fleet, api, title == PLATFORM).await?;
-    let (kept, spare) = maker.things().await?;
-    let fields = fields(&kept, &maker.kubeconfig);
+pub(super) async fn prepare_inputs(
+    fleet: &Fleet,
+    api: &ApiProcess,
+    (title, role): (&str, Role),
+) -> Result<RoundInputs> {
+    let maker = ResourceMaker::new(fleet, api, title == PLATFORM).await?;
+    let (kept, spare) = maker.create_kept_and_spare().await?;
+    let fields = field_examples(&kept, &maker.kubeconfig);
     let mut dictionaries = String::new();
     let mut dictionary = |name: &str, value: &Value| {
         let values = if value.is_array() {
@@ -72,10 +76,10 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
             format!("[{value}]")
         };
         dictionaries += &format!("\n[dictionaries.{name}]\nvalues = {values}\n");
-        format!("{{ dictionary = {name:?}, probability = {OFTEN} }}")
+        format!("{{ dictionary = {name:?}, probability = {DICTIONARY_PROBABILITY} }}")
     };
     let mut settings = String::new();
-    for Field {
+    for FieldExample {
         schema,
         name,
         path,
@@ -92,7 +96,7 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
     // The stateful phase looks for the things that it has created, and a request with
     // `validate_only` creates nothing.
     let going_on = format!("\"query.validate_only\" = \"false\"\n{settings}");
-    let seen = both(&kept, &spare);
+    let seen = merge_ids(&kept, &spare);
     // Settings for the parameters of all operations override the settings of one operation, so
     // paths are set for each method.
     for (title, things, methods) in [
@@ -110,26 +114,26 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
             );
         }
     }
-    let part = |document: &Value, settings: &str| Part {
+    let part = |document: &Value, settings: &str| PhaseInput {
         document: document.clone(),
         settings: format!("{settings}{dictionaries}"),
     };
-    let whole = with_examples(&kept, &spare, &fields, role)?;
-    let freed = freed(whole.clone());
+    let whole = document_with_examples(&kept, &spare, &fields, role)?;
+    let freed = without_hiding_parameters(whole.clone());
     let covered = if role == Role::Operator {
-        unlimited(freed.clone())
+        without_maximums(freed.clone())
     } else {
         freed.clone()
     };
-    Ok(Given {
-        covering: part(&covered, &settings),
-        alone: part(&whole, &settings),
-        going_on: part(&freed, &going_on),
+    Ok(RoundInputs {
+        coverage: part(&covered, &settings),
+        fuzzing: part(&whole, &settings),
+        stateful: part(&freed, &going_on),
     })
 }
 
 /// Removes the parameters that hide other errors.
-fn freed(mut document: Value) -> Value {
+fn without_hiding_parameters(mut document: Value) -> Value {
     let paths = document["paths"].as_object_mut().into_iter().flatten();
     for (_, operation) in paths
         .filter_map(|(_, methods)| methods.as_object_mut())
@@ -142,7 +146,7 @@ fn freed(mut document: Value) -> Value {
             parameters.retain(|parameter| {
                 parameter["name"]
                     .as_str()
-                    .is_none_or(|name| !HIDING.contains(&name))
+                    .is_none_or(|name| !HIDING_PARAMETERS.contains(&name))
             });
         }
     }
@@ -151,7 +155,7 @@ fn freed(mut document: Value) -> Value {
 
 /// Raises numeric limits to the maximum of `u32`. Coverage sends numbers near the limit that it
 /// knows, so very large numbers are sent as well.
-fn unlimited(mut document: Value) -> Value {
+fn without_maximums(mut document: Value) -> Value {
     let schemas = document["components"]["schemas"]
         .as_object_mut()
         .into_iter()
@@ -169,7 +173,7 @@ fn unlimited(mut document: Value) -> Value {
 
 /// Merges the ids of both sets. The mesh to be deleted is left out, because an operation deletes it
 /// and it stays visible until that has ended.
-fn both(kept: &Value, spare: &Value) -> Value {
+fn merge_ids(kept: &Value, spare: &Value) -> Value {
     let listed = |value: &Value| {
         value
             .as_array()
@@ -188,7 +192,7 @@ fn both(kept: &Value, spare: &Value) -> Value {
 }
 
 /// A field of a request body whose value must exist, or that random data does not hit.
-struct Field {
+struct FieldExample {
     schema: &'static str,
     name: &'static str,
     /// Path of the field in a body. One entry applies to all bodies that have the field at this
@@ -199,12 +203,12 @@ struct Field {
 }
 
 /// Returns a different issuer for each number, because a tenant can trust an issuer only once.
-fn issuer(number: usize) -> String {
+fn issuer_url(number: usize) -> String {
     format!("https://login-{number}.example.com")
 }
 
-fn fields(kept: &Value, kubeconfig: &str) -> Vec<Field> {
-    let field = |schema, name, path, value: Value| Field {
+fn field_examples(kept: &Value, kubeconfig: &str) -> Vec<FieldExample> {
+    let field = |schema, name, path, value: Value| FieldExample {
         schema,
         name,
         path,
@@ -228,7 +232,7 @@ fn fields(kept: &Value, kubeconfig: &str) -> Vec<Field> {
             "CreateIdentityProvider",
             "issuer",
             Some("issuer"),
-            (0..KEYS).map(issuer).collect(),
+            (0..KEYS_OF_EACH_KIND).map(issuer_url).collect(),
         ),
         field(
             "CreateWebhook",
@@ -281,8 +285,13 @@ fn fields(kept: &Value, kubeconfig: &str) -> Vec<Field> {
     fields
 }
 
-fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> Result<Value> {
-    let text = std::fs::read_to_string(fresh::OPENAPI).map_err(|error| error.to_string())?;
+fn document_with_examples(
+    kept: &Value,
+    spare: &Value,
+    fields: &[FieldExample],
+    role: Role,
+) -> Result<Value> {
+    let text = std::fs::read_to_string(fresh::OPENAPI_FILE).map_err(|error| error.to_string())?;
     let mut document: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     for (_, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
@@ -291,7 +300,7 @@ fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> R
                 .get_mut("parameters")
                 .and_then(Value::as_array_mut)
             {
-                fit(parameters, things);
+                set_parameter_examples(parameters, things);
             }
         }
     }
@@ -301,7 +310,7 @@ fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> R
         document["paths"]["/v1/api-keys"]["get"]["responses"]["200"]["content"]["application/json"]
             ["schema"] = json!({});
     }
-    for Field {
+    for FieldExample {
         schema,
         name,
         path,
@@ -321,7 +330,7 @@ fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> R
     Ok(document)
 }
 
-fn fit(parameters: &mut [Value], things: &Value) {
+fn set_parameter_examples(parameters: &mut [Value], things: &Value) {
     for parameter in parameters {
         match parameter["name"].as_str() {
             Some("If-Match") => parameter["example"] = json!("*"),
@@ -334,25 +343,25 @@ fn fit(parameters: &mut [Value], things: &Value) {
 }
 
 /// Creates things through the API as an owner and as the operator.
-struct Maker<'a> {
+struct ResourceMaker<'a> {
     fleet: &'a Fleet,
     http: reqwest::Client,
     address: String,
     tenant: TenantId,
-    owner: String,
-    operator: String,
+    owner_key: String,
+    operator_key: String,
     kubeconfig: String,
 }
 
-impl<'a> Maker<'a> {
-    async fn new(fleet: &'a Fleet, api: &Api, platform: bool) -> Result<Self> {
+impl<'a> ResourceMaker<'a> {
+    async fn new(fleet: &'a Fleet, api: &ApiProcess, platform: bool) -> Result<Self> {
         let tenant = if platform {
             TenantId::PLATFORM
         } else {
             fleet.db.tenant
         };
         let key = async |tenant| {
-            service::key(&fleet.db.api, tenant, Role::Owner)
+            service::create_api_key(&fleet.db.api, tenant, Role::Owner)
                 .await
                 .map_err(|error| error.to_string())
         };
@@ -363,13 +372,13 @@ impl<'a> Maker<'a> {
             http,
             address: format!("http://{}", api.address),
             tenant,
-            owner,
-            operator,
-            kubeconfig: kubeconfig()?,
+            owner_key: owner,
+            operator_key: operator,
+            kubeconfig: make_kubeconfig()?,
         })
     }
 
-    async fn make(&self, key: &str, path: &str, body: Value) -> Result<Value> {
+    async fn create_resource(&self, key: &str, path: &str, body: Value) -> Result<Value> {
         let request = self
             .http
             .post(format!("{}{path}", self.address))
@@ -386,8 +395,8 @@ impl<'a> Maker<'a> {
     }
 
     /// Sends a request that starts an operation, and waits until the operation has succeeded.
-    async fn finish(&self, path: &str, body: Value) -> Result<Value> {
-        let begun = self.make(&self.owner, path, body).await?;
+    async fn create_and_wait(&self, path: &str, body: Value) -> Result<Value> {
+        let begun = self.create_resource(&self.owner_key, path, body).await?;
         let address = format!(
             "{}/v1/operations/{}?wait_seconds=30",
             self.address,
@@ -396,7 +405,7 @@ impl<'a> Maker<'a> {
         let asked = self
             .http
             .get(address)
-            .bearer_auth(&self.owner)
+            .bearer_auth(&self.owner_key)
             .send()
             .await
             .map_err(|error| error.to_string())?;
@@ -410,7 +419,7 @@ impl<'a> Maker<'a> {
 
     /// Creates two sets of everything that a path can name (one to keep, one to delete), and a
     /// cluster that is in no mesh.
-    async fn things(&self) -> Result<(Value, Value)> {
+    async fn create_kept_and_spare(&self) -> Result<(Value, Value)> {
         let store = &self.fleet.db.api;
         let wrong = |error: meshwright_store::StoreError| error.to_string();
         let upgrade = self.fleet.get_or_plan_upgrade().await;
@@ -431,43 +440,49 @@ impl<'a> Maker<'a> {
             "operation_id": operation.to_string(), "cluster_id": member.to_string(), "free_cluster": member.to_string(),
         });
         let mut spare = kept.clone();
-        self.of_operators("a", &mut kept).await?;
-        self.of_operators("b", &mut spare).await?;
+        self.create_operator_resources("a", &mut kept).await?;
+        self.create_operator_resources("b", &mut spare).await?;
         if self.tenant != TenantId::PLATFORM {
-            self.of_owners("a", &mut kept).await?;
-            self.of_owners("b", &mut spare).await?;
+            self.create_owner_resources("a", &mut kept).await?;
+            self.create_owner_resources("b", &mut spare).await?;
             let cluster = json!([spare["free_cluster"]]);
             let body = json!({ "name": "spare", "version": "1.25.1.1", "clusters": cluster });
-            spare["mesh_id"] = self.finish("/v1/meshes", body).await?["mesh_id"].clone();
+            spare["mesh_id"] = self.create_and_wait("/v1/meshes", body).await?["mesh_id"].clone();
             // Deleting a provider deletes its bindings, so both bindings belong to the provider
             // that is kept.
             let provider = kept["provider_id"].clone();
             for (subject, things) in [("a", &mut kept), ("b", &mut spare)] {
                 let binding =
                     json!({ "provider_id": provider, "subject": subject, "role": "viewer" });
-                things["binding_id"] =
-                    self.make(&self.owner, "/v1/role-bindings", binding).await?["id"].clone();
+                things["binding_id"] = self
+                    .create_resource(&self.owner_key, "/v1/role-bindings", binding)
+                    .await?["id"]
+                    .clone();
             }
         }
         Ok((kept, spare))
     }
 
-    async fn of_operators(&self, name: &str, things: &mut Value) -> Result<()> {
-        let body = |more: Value| named(name, more);
+    async fn create_operator_resources(&self, name: &str, things: &mut Value) -> Result<()> {
+        let body = |more: Value| named_body(name, more);
         // A key that was rotated refuses the next rotation, and that answer hides every other error
         // of the request. So create several keys.
         let mut keys = Vec::new();
-        for number in 0..KEYS {
+        for number in 0..KEYS_OF_EACH_KIND {
             let key = json!({ "name": format!("spare-{name}-{number}"), "role": "viewer" });
-            keys.push(self.make(&self.owner, "/v1/api-keys", key).await?["id"].clone());
+            keys.push(
+                self.create_resource(&self.owner_key, "/v1/api-keys", key)
+                    .await?["id"]
+                    .clone(),
+            );
         }
         things["key_id"] = json!(keys);
         let tenant = self
-            .make(&self.operator, "/v1/tenants", body(json!({})))
+            .create_resource(&self.operator_key, "/v1/tenants", body(json!({})))
             .await?;
         let hosting = body(json!({ "kubeconfig": self.kubeconfig }));
         let hosting = self
-            .make(&self.operator, "/v1/hosting-clusters", hosting)
+            .create_resource(&self.operator_key, "/v1/hosting-clusters", hosting)
             .await?;
         for (field, made) in [("tenant_id", &tenant), ("hosting_cluster_id", &hosting)] {
             things[field] = made["id"].clone();
@@ -475,16 +490,18 @@ impl<'a> Maker<'a> {
         Ok(())
     }
 
-    async fn of_owners(&self, name: &str, things: &mut Value) -> Result<()> {
-        let body = |more: Value| named(name, more);
+    async fn create_owner_resources(&self, name: &str, things: &mut Value) -> Result<()> {
+        let body = |more: Value| named_body(name, more);
         let provider = body(json!({ "issuer": format!("https://{name}.example.com") }));
         let provider = self
-            .make(&self.owner, "/v1/identity-providers", provider)
+            .create_resource(&self.owner_key, "/v1/identity-providers", provider)
             .await?;
         let webhook = body(json!({ "url": "https://hooks.example.com/x" }));
-        let webhook = self.make(&self.owner, "/v1/webhooks", webhook).await?;
+        let webhook = self
+            .create_resource(&self.owner_key, "/v1/webhooks", webhook)
+            .await?;
         let cluster = self
-            .finish(
+            .create_and_wait(
                 "/v1/clusters",
                 body(json!({ "kubeconfig": self.kubeconfig })),
             )
@@ -500,7 +517,7 @@ impl<'a> Maker<'a> {
     }
 }
 
-fn named(name: &str, more: Value) -> Value {
+fn named_body(name: &str, more: Value) -> Value {
     let mut body = json!({ "name": format!("spare-{name}") });
     body.as_object_mut()
         .expect("an object")

@@ -16,12 +16,12 @@ use meshwright_testkit::{Fleet, TestDb, WorkerThread};
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use super::{Totals, superseded};
+use super::{MatrixTotals, superseded};
 use crate::Result;
 
 /// Point at which a worker is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum CutLocation {
     /// The n-th write to a cluster is never sent.
     BeforeWrite(u64),
     /// The n-th write is accepted, but the worker never gets the answer.
@@ -34,68 +34,68 @@ pub(super) enum Place {
 
 /// Treatment of the worker at the cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum Interruption {
     /// The worker is killed and its connections are closed.
     Killed,
     /// The worker is stopped and continues after its successor has finished.
-    Continued,
+    Suspended,
     /// The upgrade is paused at once, and the worker continues when its successor has shown the
     /// pause.
-    ContinuedInPause,
+    SuspendedDuringPause,
     /// The worker's connections to the database are closed while it runs on.
     Disconnected,
 }
 
 #[derive(Debug, Clone)]
-struct Case {
+struct CutCase {
     way: &'static str,
     width: usize,
-    place: Place,
-    fate: Fate,
+    place: CutLocation,
+    fate: Interruption,
     picture: Arc<String>,
 }
 
 /// Parts of an upgrade that are cut.
-const WAYS: [&str; 2] = ["canary", "rollback"];
+const UPGRADE_FLOWS: [&str; 2] = ["canary", "rollback"];
 /// Timeout that is longer than any run.
-pub(super) const FOR_EVER: Duration = Duration::from_hours(1);
+pub(super) const MAX_RUN_TIME: Duration = Duration::from_hours(1);
 /// Lease of the workers; short, because the successor waits for its end.
-const LEASE: Duration = Duration::from_millis(600);
+const LEASE_DURATION: Duration = Duration::from_millis(600);
 /// Time that a worker may pause after a few errors in a row; the pause starts with the lease and
 /// doubles each time.
-const LONGEST_REST: Duration = Duration::from_secs(20);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(20);
 /// Runs that go on side by side; they mostly wait for leases.
-const WIDTH: usize = 12;
+const MAX_PARALLEL_RUNS: usize = 12;
 /// Each seed takes one cut out of this number.
-const SHARE: usize = 4;
+const CUT_STRIDE: usize = 4;
 /// Each seed takes one cut out of this number of a superseded canary. The number is odd, because
 /// the cuts alternate between two times at which the worker wakes up.
-const THIRD: usize = 3;
+const SUPERSEDED_CUT_STRIDE: usize = 3;
 
-pub(super) async fn matrix(seeds: usize) -> Result<Totals> {
-    let mut totals = Totals::default();
+pub(super) async fn run_fake_matrix(seeds: usize) -> Result<MatrixTotals> {
+    let mut totals = MatrixTotals::default();
     let mut cases = Vec::new();
     for seed in 0..seeds {
         let before = cases.len();
-        for way in WAYS {
+        for way in UPGRADE_FLOWS {
             let width = 1 + seed % 3;
-            let (writes, records, picture) = uncut(way, width).await?;
+            let (writes, records, picture) = run_uncut(way, width).await?;
             totals.boundaries += usize::try_from(writes).unwrap_or(usize::MAX) + records;
-            let case = |(place, fate)| Case {
+            let case = |(place, fate)| CutCase {
                 way,
                 width,
                 place,
                 fate,
                 picture: picture.clone(),
             };
-            cases.extend(every_cut(writes, records).into_iter().map(case));
+            cases.extend(list_cuts(writes, records).into_iter().map(case));
         }
         let mut number = seed;
         let keep = cases.split_off(before).into_iter().filter(|_| {
             number += 1;
-            number % SHARE == 0
+            number % CUT_STRIDE == 0
         });
-        let kept: Vec<Case> = keep.collect();
+        let kept: Vec<CutCase> = keep.collect();
         cases.extend(kept);
     }
     let mut runs: Vec<(String, BoxFuture<'static, Option<String>>)> = Vec::new();
@@ -104,37 +104,37 @@ pub(super) async fn matrix(seeds: usize) -> Result<Totals> {
             "{}, {:?}, {:?}, width {}",
             case.way, case.place, case.fate, case.width
         );
-        runs.push((title, Box::pin(cut(case))));
+        runs.push((title, Box::pin(run_with_cut(case))));
     }
     for seed in 0..seeds {
         let width = 1 + seed % 3;
-        let (writes, records) = superseded::uncut(width).await?;
+        let (writes, records) = superseded::count_cut_points(width).await?;
         totals.boundaries += usize::try_from(writes).unwrap_or(usize::MAX) + records;
-        for case in superseded::every_cut(writes, records, width)
+        for case in superseded::list_cuts(writes, records, width)
             .into_iter()
-            .skip(seed % THIRD)
-            .step_by(THIRD)
+            .skip(seed % SUPERSEDED_CUT_STRIDE)
+            .step_by(SUPERSEDED_CUT_STRIDE)
         {
             let title = format!(
                 "superseded, {:?}, {:?}, width {}",
                 case.place, case.wakes, case.width
             );
-            runs.push((title, Box::pin(superseded::cut(case))));
+            runs.push((title, Box::pin(superseded::run_with_cut(case))));
         }
     }
-    all(runs, &mut totals).await?;
+    run_in_parallel(runs, &mut totals).await?;
     Ok(totals)
 }
 
 /// Runs the cuts, a fixed number of them side by side, and counts their verdicts.
-async fn all(
+async fn run_in_parallel(
     runs: Vec<(String, BoxFuture<'static, Option<String>>)>,
-    totals: &mut Totals,
+    totals: &mut MatrixTotals,
 ) -> Result<()> {
     let mut running = tokio::task::JoinSet::new();
     let mut waiting = runs.into_iter();
     loop {
-        while running.len() < WIDTH
+        while running.len() < MAX_PARALLEL_RUNS
             && let Some((title, run)) = waiting.next()
         {
             running.spawn(async move { (title, run.await) });
@@ -143,18 +143,22 @@ async fn all(
             return Ok(());
         };
         let (title, verdict) = ended.map_err(|error| error.to_string())?;
-        totals.count(&title, verdict);
+        totals.count_verdict(&title, verdict);
     }
 }
 
-fn every_cut(writes: u64, records: usize) -> Vec<(Place, Fate)> {
+fn list_cuts(writes: u64, records: usize) -> Vec<(CutLocation, Interruption)> {
     let mut all = Vec::new();
     for write in 1..=writes {
-        all.push((Place::BeforeWrite(write), Fate::Killed));
-        all.push((Place::AfterWrite(write), Fate::Killed));
+        all.push((CutLocation::BeforeWrite(write), Interruption::Killed));
+        all.push((CutLocation::AfterWrite(write), Interruption::Killed));
         all.extend(
-            [Fate::Continued, Fate::ContinuedInPause, Fate::Disconnected]
-                .map(|fate| (Place::InWrite(write), fate)),
+            [
+                Interruption::Suspended,
+                Interruption::SuspendedDuringPause,
+                Interruption::Disconnected,
+            ]
+            .map(|fate| (CutLocation::InWrite(write), fate)),
         );
     }
     for record in 1..=records {
@@ -163,9 +167,14 @@ fn every_cut(writes: u64, records: usize) -> Vec<(Place, Fate)> {
             CutPoint::BeforeEffect,
             CutPoint::AfterEffect,
         ] {
-            let place = Place::Record(record, moment);
+            let place = CutLocation::Record(record, moment);
             all.extend(
-                [Fate::Killed, Fate::Continued, Fate::Disconnected].map(|fate| (place, fate)),
+                [
+                    Interruption::Killed,
+                    Interruption::Suspended,
+                    Interruption::Disconnected,
+                ]
+                .map(|fate| (place, fate)),
             );
         }
     }
@@ -173,7 +182,7 @@ fn every_cut(writes: u64, records: usize) -> Vec<(Place, Fate)> {
 }
 
 /// Creates a fleet and brings it to the start of the part that is cut.
-async fn begin(way: &str, width: usize) -> (Fleet, UpgradeId) {
+async fn prepare_fleet(way: &str, width: usize) -> (Fleet, UpgradeId) {
     let fleet = Fleet {
         max_concurrent_restarts: width,
         ..Fleet::new().await
@@ -195,9 +204,9 @@ async fn begin(way: &str, width: usize) -> (Fleet, UpgradeId) {
 /// Runs the part that is cut to its end, from any state. A worker that met errors pauses longer
 /// after each of them before its work is due again, so the successor may have to try more than
 /// once.
-async fn finish(fleet: &Fleet, upgrade: UpgradeId, way: &str) {
+async fn run_to_end(fleet: &Fleet, upgrade: UpgradeId, way: &str) {
     let begun = Instant::now();
-    while begun.elapsed() < LONGEST_REST {
+    while begun.elapsed() < MAX_RETRY_DELAY {
         fleet.run_due().await;
         let state = fleet.upgrade(upgrade).await.state;
         if way == "canary" && state.allowed_verbs().contains(&Verb::Promote) {
@@ -205,7 +214,7 @@ async fn finish(fleet: &Fleet, upgrade: UpgradeId, way: &str) {
         } else if state.is_terminal() || matches!(state, UpgradeState::Paused { .. }) {
             return;
         } else {
-            tokio::time::sleep(LEASE).await;
+            tokio::time::sleep(LEASE_DURATION).await;
         }
     }
 }
@@ -224,8 +233,8 @@ fn first_verb(way: &str) -> Verb {
 /// # Errors
 ///
 /// Returns an error when a step that was started is not among the writes that would be cut.
-async fn uncut(way: &str, width: usize) -> Result<(u64, usize, Arc<String>)> {
-    let (fleet, upgrade) = begin(way, width).await;
+async fn run_uncut(way: &str, width: usize) -> Result<(u64, usize, Arc<String>)> {
+    let (fleet, upgrade) = prepare_fleet(way, width).await;
     let relay = Relay::start(&TestDb::socket_dir());
     let records = Arc::new(AtomicUsize::new(0));
     let started = Arc::new(AtomicUsize::new(0));
@@ -265,12 +274,16 @@ async fn uncut(way: &str, width: usize) -> Result<(u64, usize, Arc<String>)> {
             "{way}: {started} steps were started, and the writes of {pushes} would be cut"
         ));
     }
-    Ok((writes, records, Arc::new(plain(&fleet.clusters.snapshot()))))
+    Ok((
+        writes,
+        records,
+        Arc::new(without_operation_ids(&fleet.clusters.snapshot())),
+    ))
 }
 
 /// Removes the stamps from a picture, because a stamp contains the id of its operation and differs
 /// from run to run.
-pub(super) fn plain(picture: &str) -> String {
+pub(super) fn without_operation_ids(picture: &str) -> String {
     picture
         .lines()
         .map(|line| {
@@ -287,20 +300,20 @@ pub(super) fn plain(picture: &str) -> String {
 /// A worker that is going to be cut off.
 pub(super) struct Victim {
     relay: Relay,
-    go_on: Arc<Notify>,
-    place: Place,
+    resume_signal: Arc<Notify>,
+    place: CutLocation,
 }
 
 impl Victim {
-    pub(super) fn aim(fleet: &Fleet, place: Place) -> Self {
+    pub(super) fn with_cut_at(fleet: &Fleet, place: CutLocation) -> Self {
         let (relay, go_on) = (Relay::start(&TestDb::socket_dir()), Arc::new(Notify::new()));
         match place {
-            Place::BeforeWrite(write) => fleet.clusters.cut_at(write, WorldCut::BeforeEffect),
-            Place::AfterWrite(write) => fleet.clusters.cut_at(write, WorldCut::AfterEffect),
-            Place::InWrite(write) => fleet
+            CutLocation::BeforeWrite(write) => fleet.clusters.cut_at(write, WorldCut::BeforeEffect),
+            CutLocation::AfterWrite(write) => fleet.clusters.cut_at(write, WorldCut::AfterEffect),
+            CutLocation::InWrite(write) => fleet
                 .clusters
                 .cut_at(write, WorldCut::Frozen(go_on.clone())),
-            Place::Record(wanted, moment) => {
+            CutLocation::Record(wanted, moment) => {
                 let mut count = 0;
                 relay.stop_at(
                     moment,
@@ -313,50 +326,50 @@ impl Victim {
         }
         Self {
             relay,
-            go_on,
+            resume_signal: go_on,
             place,
         }
     }
 
-    pub(super) fn work(&self, fleet: &Fleet, lease: Duration) -> WorkerThread {
+    pub(super) fn start_worker(&self, fleet: &Fleet, lease: Duration) -> WorkerThread {
         fleet.start_worker_thread("doomed", lease, Some(&self.relay))
     }
 
-    pub(super) async fn reached(&self, fleet: &Fleet) -> bool {
+    pub(super) async fn cut_reached(&self, fleet: &Fleet) -> bool {
         const LIMIT: Duration = Duration::from_mins(1);
         match self.place {
-            Place::Record(..) => self.relay.wait_for_stop(LIMIT).await,
+            CutLocation::Record(..) => self.relay.wait_for_stop(LIMIT).await,
             _ => fleet.clusters.wait_for_cut(LIMIT).await,
         }
     }
 
-    pub(super) fn wake(&self) {
-        self.go_on.notify_one();
+    pub(super) fn resume_worker(&self) {
+        self.resume_signal.notify_one();
         self.relay.resume();
     }
 }
 
-async fn cut(case: Case) -> Option<String> {
-    let Case {
+async fn run_with_cut(case: CutCase) -> Option<String> {
+    let CutCase {
         way,
         width,
         place,
         fate,
         picture,
     } = case;
-    let (fleet, upgrade) = begin(way, width).await;
-    let stamps_before = stamps(&fleet);
-    let victim = Victim::aim(&fleet, place);
+    let (fleet, upgrade) = prepare_fleet(way, width).await;
+    let stamps_before = restarted_workloads(&fleet);
+    let victim = Victim::with_cut_at(&fleet, place);
     fleet
         .apply_verb(upgrade, first_verb(way), Value::Null)
         .await
         .expect("a verb that fits");
-    let mut work = victim.work(&fleet, LEASE);
+    let mut work = victim.start_worker(&fleet, LEASE_DURATION);
     // In a canary the cut may come after the promotion, which a person must ask for.
     loop {
         tokio::select! {
-            reached = victim.reached(&fleet) => if reached { break } else { return Some("stuck: neither the cut nor an end was reached".into()) },
-            _ = work.wait_for_end(FOR_EVER) => {
+            reached = victim.cut_reached(&fleet) => if reached { break } else { return Some("stuck: neither the cut nor an end was reached".into()) },
+            _ = work.wait_for_end(MAX_RUN_TIME) => {
                 let state = fleet.upgrade(upgrade).await.state;
                 if state.is_terminal() {
                     return Some("unreached: it ended before the cut".into());
@@ -368,67 +381,67 @@ async fn cut(case: Case) -> Option<String> {
                     fleet.apply_verb(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
                 } else {
                     // On a busy machine, the worker's own lease may have ended meanwhile.
-                    tokio::time::sleep(LEASE).await;
+                    tokio::time::sleep(LEASE_DURATION).await;
                 }
-                work = victim.work(&fleet, LEASE);
+                work = victim.start_worker(&fleet, LEASE_DURATION);
             }
         }
     }
     match fate {
-        Fate::Killed => {
+        Interruption::Killed => {
             work.kill();
             victim.relay.close_connections();
         }
         // The connections are closed while the write is under way; the write itself completes.
-        Fate::Disconnected => {
+        Interruption::Disconnected => {
             victim.relay.close_connections();
-            victim.wake();
+            victim.resume_worker();
         }
-        Fate::ContinuedInPause => {
+        Interruption::SuspendedDuringPause => {
             work.pause().await;
             fleet
                 .apply_verb(upgrade, Verb::Pause, Value::Null)
                 .await
                 .expect("pause fits");
         }
-        Fate::Continued => work.pause().await,
+        Interruption::Suspended => work.pause().await,
     }
     fleet.clusters.clear_cut();
-    tokio::time::sleep(LEASE + Duration::from_millis(150)).await;
-    let mut verdict = succeed(&fleet, upgrade, way, fate, &victim, work).await;
+    tokio::time::sleep(LEASE_DURATION + Duration::from_millis(150)).await;
+    let mut verdict = run_successor(&fleet, upgrade, way, fate, &victim, work).await;
     if verdict.is_none() {
-        verdict = judge(&fleet, upgrade, &picture, &stamps_before).await;
+        verdict = judge_end_state(&fleet, upgrade, &picture, &stamps_before).await;
     }
     verdict
 }
 
 /// Lets a successor finish, and then lets the stopped worker continue. Returns the fault if one was
 /// found.
-async fn succeed(
+async fn run_successor(
     fleet: &Fleet,
     upgrade: UpgradeId,
     way: &str,
-    fate: Fate,
+    fate: Interruption,
     victim: &Victim,
     mut work: WorkerThread,
 ) -> Option<String> {
     // The worker lives and may claim its own operation again, so the successor waits for the end of
     // the lease.
-    if fate == Fate::Disconnected {
+    if fate == Interruption::Disconnected {
         if !work.wait_for_end(Duration::from_secs(20)).await {
             return Some("stuck: the one that was disconnected does not end".into());
         }
-        tokio::time::sleep(LEASE + Duration::from_millis(150)).await;
+        tokio::time::sleep(LEASE_DURATION + Duration::from_millis(150)).await;
     }
-    let paused = fate == Fate::ContinuedInPause;
+    let paused = fate == Interruption::SuspendedDuringPause;
     if paused {
         fleet.run_due().await;
     } else {
-        finish(fleet, upgrade, way).await;
+        run_to_end(fleet, upgrade, way).await;
     }
     let late = fleet.clusters.journal().len();
-    if paused || fate == Fate::Continued {
-        victim.wake();
+    if paused || fate == Interruption::Suspended {
+        victim.resume_worker();
         work.resume();
         if !work.wait_for_end(Duration::from_secs(10)).await {
             return Some("stuck: the one that woke up does not end".into());
@@ -445,13 +458,13 @@ async fn succeed(
             .apply_verb(upgrade, Verb::Resume, Value::Null)
             .await
             .expect("resume fits");
-        finish(fleet, upgrade, way).await;
+        run_to_end(fleet, upgrade, way).await;
     }
     None
 }
 
 /// Returns the workloads that were restarted, once for each restart.
-fn stamps(fleet: &Fleet) -> Vec<Target> {
+fn restarted_workloads(fleet: &Fleet) -> Vec<Target> {
     let journal = fleet.clusters.journal();
     journal
         .into_iter()
@@ -461,7 +474,7 @@ fn stamps(fleet: &Fleet) -> Vec<Target> {
         .collect()
 }
 
-async fn judge(
+async fn judge_end_state(
     fleet: &Fleet,
     upgrade: UpgradeId,
     picture: &str,
@@ -471,7 +484,7 @@ async fn judge(
     if !state.is_terminal() {
         return Some(format!("stuck: {state:?}"));
     }
-    let mut since: Vec<Target> = stamps(fleet).split_off(stamps_before.len());
+    let mut since: Vec<Target> = restarted_workloads(fleet).split_off(stamps_before.len());
     let count = since.len();
     since.sort();
     since.dedup();
@@ -482,6 +495,6 @@ async fn judge(
             since.len()
         ));
     }
-    let now = plain(&fleet.clusters.snapshot());
+    let now = without_operation_ids(&fleet.clusters.snapshot());
     (now != picture).then(|| format!("lost: the end differs:\n{now}"))
 }

@@ -14,16 +14,16 @@ use meshwright_testkit::relay::{CutPoint, Relay};
 use meshwright_testkit::{Fleet, TestDb, WorkerThread};
 use serde_json::Value;
 
-use super::fake::{FOR_EVER, Place, Victim, plain};
+use super::fake::{CutLocation, MAX_RUN_TIME, Victim, without_operation_ids};
 
 /// Lease of the canary's worker: long enough for its fencing token to be valid when the worker
 /// wakes up, and short enough for a rollback to wait for its end.
-const LEASE: Duration = Duration::from_secs(3);
-const LIMIT: Duration = Duration::from_mins(1);
+const LEASE_DURATION: Duration = Duration::from_secs(3);
+const RUN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Time at which the stopped worker continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wakes {
+pub(super) enum ResumePoint {
     /// It continues after this number of records of the rollback.
     AfterRecords(usize),
     /// It continues after the end of the rollback.
@@ -32,16 +32,16 @@ pub(super) enum Wakes {
 
 /// One run with its cut.
 #[derive(Debug, Clone)]
-pub(super) struct Case {
+pub(super) struct SupersededCase {
     pub(super) width: usize,
-    pub(super) place: Place,
-    pub(super) wakes: Wakes,
+    pub(super) place: CutLocation,
+    pub(super) wakes: ResumePoint,
 }
 
 /// Returns a picture of the clusters without the custom resource definitions, which a rollback
 /// leaves at the newer version.
-fn picture(fleet: &Fleet) -> String {
-    let picture = plain(&fleet.clusters.snapshot());
+fn comparable_state(fleet: &Fleet) -> String {
+    let picture = without_operation_ids(&fleet.clusters.snapshot());
     let kept: Vec<&str> = picture
         .lines()
         .filter(|line| !line.starts_with("custom resource"))
@@ -51,7 +51,7 @@ fn picture(fleet: &Fleet) -> String {
 
 /// Runs a canary without a cut until it is holding, and returns the numbers of its writes and
 /// records.
-pub(super) async fn uncut(width: usize) -> Result<(u64, usize), String> {
+pub(super) async fn count_cut_points(width: usize) -> Result<(u64, usize), String> {
     let fleet = Fleet {
         max_concurrent_restarts: width,
         ..Fleet::new().await
@@ -85,12 +85,16 @@ pub(super) async fn uncut(width: usize) -> Result<(u64, usize), String> {
     ))
 }
 
-pub(super) fn every_cut(writes: u64, records: usize, width: usize) -> Vec<Case> {
-    let places = (1..=writes).map(Place::InWrite);
-    let places =
-        places.chain((1..=records).map(|record| Place::Record(record, CutPoint::BeforeEffect)));
+pub(super) fn list_cuts(writes: u64, records: usize, width: usize) -> Vec<SupersededCase> {
+    let places = (1..=writes).map(CutLocation::InWrite);
+    let places = places
+        .chain((1..=records).map(|record| CutLocation::Record(record, CutPoint::BeforeEffect)));
     let cases = places.enumerate().flat_map(|(number, place)| {
-        [Wakes::AfterTheEnd, Wakes::AfterRecords(1 + number % 6)].map(|wakes| Case {
+        [
+            ResumePoint::AfterTheEnd,
+            ResumePoint::AfterRecords(1 + number % 6),
+        ]
+        .map(|wakes| SupersededCase {
             width,
             place,
             wakes,
@@ -99,8 +103,8 @@ pub(super) fn every_cut(writes: u64, records: usize, width: usize) -> Vec<Case> 
     cases.collect()
 }
 
-pub(super) async fn cut(case: Case) -> Option<String> {
-    let Case {
+pub(super) async fn run_with_cut(case: SupersededCase) -> Option<String> {
+    let SupersededCase {
         width,
         place,
         wakes,
@@ -109,29 +113,29 @@ pub(super) async fn cut(case: Case) -> Option<String> {
         max_concurrent_restarts: width,
         ..Fleet::new().await
     };
-    let before = picture(&fleet);
+    let before = comparable_state(&fleet);
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
-    let victim = Victim::aim(&fleet, place);
+    let victim = Victim::with_cut_at(&fleet, place);
     fleet
         .apply_verb(upgrade, Verb::Start, Value::Null)
         .await
         .expect("start fits");
-    let mut work = victim.work(&fleet, LEASE);
+    let mut work = victim.start_worker(&fleet, LEASE_DURATION);
     loop {
         tokio::select! {
-            reached = victim.reached(&fleet) => if reached { break } else { return Some("stuck: the cut was not reached".into()) },
-            _ = work.wait_for_end(FOR_EVER) => match fleet.upgrade(upgrade).await.state {
+            reached = victim.cut_reached(&fleet) => if reached { break } else { return Some("stuck: the cut was not reached".into()) },
+            _ = work.wait_for_end(MAX_RUN_TIME) => match fleet.upgrade(upgrade).await.state {
                 UpgradeState::Verifying { .. } => {
                     fleet.apply_verb(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
-                    work = victim.work(&fleet, LEASE);
+                    work = victim.start_worker(&fleet, LEASE_DURATION);
                 }
                 state @ (UpgradeState::Paused { .. } | UpgradeState::Holding { .. }) => {
                     return Some(format!("unreached: {state:?} before the cut"));
                 }
                 // On a busy machine, the worker's own lease may have ended meanwhile.
                 _ => {
-                    tokio::time::sleep(LEASE).await;
-                    work = victim.work(&fleet, LEASE);
+                    tokio::time::sleep(LEASE_DURATION).await;
+                    work = victim.start_worker(&fleet, LEASE_DURATION);
                 }
             }
         }
@@ -152,10 +156,12 @@ pub(super) async fn cut(case: Case) -> Option<String> {
         .await
         .expect("rollback fits");
     let late = match wakes {
-        Wakes::AfterRecords(count) => wake_within(&fleet, &victim, work, count).await,
-        Wakes::AfterTheEnd => {
+        ResumePoint::AfterRecords(count) => {
+            resume_during_rollback(&fleet, &victim, work, count).await
+        }
+        ResumePoint::AfterTheEnd => {
             fleet.run_due().await;
-            wake(&fleet, &victim, work).await
+            resume_and_check(&fleet, &victim, work).await
         }
     };
     if late.is_some() {
@@ -165,13 +171,13 @@ pub(super) async fn cut(case: Case) -> Option<String> {
     if state != UpgradeState::RolledBack {
         return Some(format!("stuck: {state:?}"));
     }
-    let now = picture(&fleet);
+    let now = comparable_state(&fleet);
     (now != before).then(|| format!("lost: the end is not the start:\n{now}\ninstead of\n{before}"))
 }
 
 /// Stops the rollback after this number of records, lets the canary's worker continue, and then
 /// lets the rollback end. Returns the fault if one was found.
-async fn wake_within(
+async fn resume_during_rollback(
     fleet: &Fleet,
     victim: &Victim,
     work: WorkerThread,
@@ -189,23 +195,27 @@ async fn wake_within(
         .await;
     let mut back = tokio::spawn(async move { drop(engine.run_due().await) });
     let ended = tokio::select! {
-        reached = relay.wait_for_stop(LIMIT) => if reached { false } else { return Some("stuck: the rollback does not begin".into()) },
+        reached = relay.wait_for_stop(RUN_TIMEOUT) => if reached { false } else { return Some("stuck: the rollback does not begin".into()) },
         _ = &mut back => true,
     };
-    let late = wake(fleet, victim, work).await;
+    let late = resume_and_check(fleet, victim, work).await;
     relay.resume();
-    if !ended && tokio::time::timeout(LIMIT, back).await.is_err() {
+    if !ended && tokio::time::timeout(RUN_TIMEOUT, back).await.is_err() {
         return Some("stuck: the rollback does not end".into());
     }
     late
 }
 
 /// Lets the canary's worker continue, and returns the fault if it wrote anything or does not end.
-async fn wake(fleet: &Fleet, victim: &Victim, mut work: WorkerThread) -> Option<String> {
+async fn resume_and_check(
+    fleet: &Fleet,
+    victim: &Victim,
+    mut work: WorkerThread,
+) -> Option<String> {
     let known = fleet.clusters.journal().len();
-    victim.wake();
+    victim.resume_worker();
     work.resume();
-    if !work.wait_for_end(LIMIT).await {
+    if !work.wait_for_end(RUN_TIMEOUT).await {
         return Some("stuck: the one that woke up does not end".into());
     }
     let late = fleet.clusters.journal().split_off(known);

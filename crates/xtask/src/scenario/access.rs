@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::text_field;
 use crate::Result;
-use crate::server::{Client, Server};
+use crate::server::{CliClient, DevServer};
 
-pub(super) fn count(client: &Client, arguments: &[&str]) -> Result<usize> {
-    let list = client.ask(arguments)?;
+pub(super) fn count_items(client: &CliClient, arguments: &[&str]) -> Result<usize> {
+    let list = client.run_json(arguments)?;
     list["items"]
         .as_array()
         .map(Vec::len)
@@ -15,8 +15,8 @@ pub(super) fn count(client: &Client, arguments: &[&str]) -> Result<usize> {
 }
 
 /// Runs a command, and checks that it is refused with this problem code.
-pub(super) fn refused(client: &Client, arguments: &[&str], code: &str) -> Result<()> {
-    match client.cli(arguments) {
+pub(super) fn assert_refused(client: &CliClient, arguments: &[&str], code: &str) -> Result<()> {
+    match client.run_cli(arguments) {
         Err(said) if said.contains(&format!("({code})")) => Ok(()),
         other => Err(format!(
             "{} should have been refused with {code}: {other:?}",
@@ -25,7 +25,11 @@ pub(super) fn refused(client: &Client, arguments: &[&str], code: &str) -> Result
     }
 }
 
-pub(super) fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Result<()> {
+pub(super) fn assert_equal<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    found: T,
+    wanted: T,
+) -> Result<()> {
     if found == wanted {
         Ok(())
     } else {
@@ -33,15 +37,15 @@ pub(super) fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted
     }
 }
 
-pub(super) fn by_command_line(server: &Server, dir: &Path) -> Result<()> {
-    labels(server)?;
-    keys(server, dir)?;
-    tenants(server)?;
-    audit(server, dir)
+pub(super) fn check_command_line(server: &DevServer, dir: &Path) -> Result<()> {
+    check_labels(server)?;
+    check_keys(server, dir)?;
+    check_tenants(server)?;
+    check_audit_log(server, dir)
 }
 
-fn labels(server: &Server) -> Result<()> {
-    server.cli(&[
+fn check_labels(server: &DevServer) -> Result<()> {
+    server.run_cli(&[
         "mesh",
         "change",
         "demo",
@@ -50,74 +54,74 @@ fn labels(server: &Server) -> Result<()> {
         "--protect",
         "true",
     ])?;
-    equal(
+    assert_equal(
         "meshes of the team",
-        count(server, &["mesh", "list", "--selector", "team=payments"])?,
+        count_items(server, &["mesh", "list", "--selector", "team=payments"])?,
         1,
     )?;
-    equal(
+    assert_equal(
         "meshes of others",
-        count(server, &["mesh", "list", "--selector", "team!=payments"])?,
+        count_items(server, &["mesh", "list", "--selector", "team!=payments"])?,
         0,
     )?;
-    refused(server, &["mesh", "delete", "demo"], "deletion_protected")?;
+    assert_refused(server, &["mesh", "delete", "demo"], "deletion_protected")?;
     server
-        .cli(&["mesh", "change", "demo", "--protect", "false"])
+        .run_cli(&["mesh", "change", "demo", "--protect", "false"])
         .map(drop)
 }
 
 /// Checks that a key with the scope of one mesh sees only that mesh, and nothing after it was
 /// revoked.
-fn keys(server: &Server, dir: &Path) -> Result<()> {
-    let mesh = text_field(&server.ask(&["mesh", "get", "demo"])?, "id")?;
-    let made = server.ask(&[
+fn check_keys(server: &DevServer, dir: &Path) -> Result<()> {
+    let mesh = text_field(&server.run_json(&["mesh", "get", "demo"])?, "id")?;
+    let made = server.run_json(&[
         "key", "create", "narrow", "--role", "viewer", "--scope", &mesh,
     ])?;
     let file = dir.join("narrow-key");
     std::fs::write(&file, text_field(&made, "secret")?).map_err(|error| error.to_string())?;
-    let narrow = server.client().with_key(file);
-    equal("its own mesh", count(&narrow, &["mesh", "list"])?, 1)?;
-    equal(
+    let narrow = server.clone_client().with_key(file);
+    assert_equal("its own mesh", count_items(&narrow, &["mesh", "list"])?, 1)?;
+    assert_equal(
         "clusters, which are not its own",
-        count(&narrow, &["cluster", "list"])?,
+        count_items(&narrow, &["cluster", "list"])?,
         0,
     )?;
-    refused(&narrow, &["key", "list"], "role_missing")?;
-    server.cli(&["key", "revoke", &text_field(&made, "id")?])?;
-    refused(&narrow, &["mesh", "list"], "unauthenticated")
+    assert_refused(&narrow, &["key", "list"], "role_missing")?;
+    server.run_cli(&["key", "revoke", &text_field(&made, "id")?])?;
+    assert_refused(&narrow, &["mesh", "list"], "unauthenticated")
 }
 
 /// Checks that the operator of the service sees the tenants, but nothing inside them.
-fn tenants(server: &Server) -> Result<()> {
+fn check_tenants(server: &DevServer) -> Result<()> {
     let operator = server
-        .client()
+        .clone_client()
         .with_key(server.state_dir().join("operator-key"));
-    equal("tenants", count(&operator, &["tenant", "list"])?, 1)?;
-    equal(
+    assert_equal("tenants", count_items(&operator, &["tenant", "list"])?, 1)?;
+    assert_equal(
         "meshes of the operators' own",
-        count(&operator, &["mesh", "list"])?,
+        count_items(&operator, &["mesh", "list"])?,
         0,
     )?;
-    refused(server, &["tenant", "list"], "role_missing")
+    assert_refused(server, &["tenant", "list"], "role_missing")
 }
 
 /// Checks that the audit log agrees with its anchors and contains the actions of this run.
-fn audit(server: &Server, dir: &Path) -> Result<()> {
+fn check_audit_log(server: &DevServer, dir: &Path) -> Result<()> {
     let anchors = dir.join("anchors");
-    std::fs::write(&anchors, server.cli(&["audit", "anchor"])?)
+    std::fs::write(&anchors, server.run_cli(&["audit", "anchor"])?)
         .map_err(|error| error.to_string())?;
-    let said = server.cli(&[
+    let said = server.run_cli(&[
         "audit",
         "verify",
         "--anchors",
         &anchors.display().to_string(),
     ])?;
-    equal(
+    assert_equal(
         "the log is whole, as anchored",
         said.contains("whole: ") && said.contains("1 anchors agree"),
         true,
     )?;
-    let log = server.cli(&["audit", "export"])?;
+    let log = server.run_cli(&["audit", "export"])?;
     for action in [
         "registerCluster",
         "createMesh",
@@ -125,7 +129,7 @@ fn audit(server: &Server, dir: &Path) -> Result<()> {
         "revokeApiKey",
         "cluster.write.done",
     ] {
-        equal(action, log.contains(&format!("\"{action}\"")), true)?;
+        assert_equal(action, log.contains(&format!("\"{action}\"")), true)?;
     }
     Ok(())
 }

@@ -7,37 +7,37 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::leaving::nothing_left;
-use super::suite::namespace;
+use super::leaving::assert_nothing_left;
+use super::suite::mesh_namespace;
 use super::text_field;
 use crate::Result;
-use crate::lab::{Lab, until};
-use crate::server::Server;
-use crate::story::MEMBERS;
+use crate::lab::{Lab, wait_until};
+use crate::server::DevServer;
+use crate::story::MEMBER_CLUSTERS;
 
 /// Namespace of our service account in a user's cluster.
-const OURS: &str = "meshwright-system";
+const SYSTEM_NAMESPACE: &str = "meshwright-system";
 /// Time within which a new token is in use: a kubelet of the lab updates a mounted Secret within
 /// five seconds, and a client caches its token for a minute.
-pub(super) const SOON: Duration = Duration::from_mins(3);
+pub(super) const CREDENTIAL_TIMEOUT: Duration = Duration::from_mins(3);
 /// Longest time that istiod takes to write into a new namespace.
-const A_WRITE: Duration = Duration::from_secs(10);
+const ISTIOD_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Prefix of the user names of our accounts.
-const ACCOUNTS: &str = "system:serviceaccount:meshwright-system:";
+const ACCOUNT_PREFIX: &str = "system:serviceaccount:meshwright-system:";
 /// Verbs that Kubernetes requires when a role is granted, and that no audit log shows.
-const UNSEEN: [&str; 2] = ["bind", "escalate"];
+const UNLOGGED_VERBS: [&str; 2] = ["bind", "escalate"];
 
 /// Renews the credential of the config cluster and that of a remote cluster. The former tokens must
 /// die at once, no istiod may be restarted, and each istiod must still write into the members.
-pub(super) fn renewed(lab: &Lab, server: &Server) -> Result<()> {
-    let mesh = namespace(server)?;
-    let before = istiods(lab, &mesh)?;
+pub(super) fn check_renewal(lab: &Lab, server: &DevServer) -> Result<()> {
+    let mesh = mesh_namespace(server)?;
+    let before = istiod_restarts(lab, &mesh)?;
     for (member, secret) in [
         ("c1", "istio-kubeconfig-1-25-1"),
         ("c2", "meshwright-token-c2"),
     ] {
-        let old = token(lab, &mesh, secret)?;
-        server.cli(&[
+        let old = read_token(lab, &mesh, secret)?;
+        server.run_cli(&[
             "cluster",
             "renew",
             member,
@@ -45,32 +45,37 @@ pub(super) fn renewed(lab: &Lab, server: &Server) -> Result<()> {
             "0",
             "--wait",
         ])?;
-        let held = server.ask(&["cluster", "get", member])?["credential"].clone();
+        let held = server.run_json(&["cluster", "get", member])?["credential"].clone();
         if held["serial"] != 2 || held["state"] != "valid" {
             return Err(format!("{member} holds {held}"));
         }
-        until("the former credentials are gone", SOON, || {
-            let left = [OURS, &mesh].map(|namespace| anchors(lab, member, namespace));
-            left.iter()
+        wait_until(
+            "the former credentials are gone",
+            CREDENTIAL_TIMEOUT,
+            || {
+                let left = [SYSTEM_NAMESPACE, &mesh]
+                    .map(|namespace| list_token_secrets(lab, member, namespace));
+                left.iter()
                 .all(|left| matches!(left, Ok(left) if left.len() == 1 && left[0].ends_with("-2")))
                 .then_some(())
-        })?;
-        if token(lab, &mesh, secret)? == old {
+            },
+        )?;
+        if read_token(lab, &mesh, secret)? == old {
             return Err(format!("{secret} still holds the former token"));
         }
         // An API server caches an authentication for ten seconds.
-        until("the former token is dead", SOON, || {
-            dead(lab, member, &old).ok()
+        wait_until("the former token is dead", CREDENTIAL_TIMEOUT, || {
+            check_token_dead(lab, member, &old).ok()
         })?;
     }
-    for member in MEMBERS {
+    for member in MEMBER_CLUSTERS {
         let mut newcomers = 0;
-        until("istiod writes by its new token", SOON, || {
+        wait_until("istiod writes by its new token", CREDENTIAL_TIMEOUT, || {
             newcomers += 1;
-            served(lab, member, &format!("newcomer-{newcomers}")).ok()
+            check_istiod_writes(lab, member, &format!("newcomer-{newcomers}")).ok()
         })?;
     }
-    match istiods(lab, &mesh)? {
+    match istiod_restarts(lab, &mesh)? {
         after if after == before => Ok(()),
         after => Err(format!(
             "istiods were restarted: {before:?}, then {after:?}"
@@ -81,40 +86,48 @@ pub(super) fn renewed(lab: &Lab, server: &Server) -> Result<()> {
 /// Creates a namespace and waits until istiod has written its root certificate there with its
 /// current token. istiod tries that six times within a second and then never again, so a namespace
 /// that was created while istiod still used the former token never gets it.
-fn served(lab: &Lab, member: &str, newcomer: &str) -> Result<()> {
+fn check_istiod_writes(lab: &Lab, member: &str, newcomer: &str) -> Result<()> {
     lab.run_kubectl(member, &["create", "namespace", newcomer])?;
     let wanted = ["get", "configmap", "istio-ca-root-cert", "-n", newcomer];
-    let written = until("the root certificate is there", A_WRITE, || {
-        lab.run_kubectl(member, &wanted).ok()
-    });
+    let written = wait_until(
+        "the root certificate is there",
+        ISTIOD_WRITE_TIMEOUT,
+        || lab.run_kubectl(member, &wanted).ok(),
+    );
     lab.run_kubectl(member, &["delete", "namespace", newcomer])?;
     written.map(drop)
 }
 
 /// Deletes the Secrets that our tokens are bound to. The cluster must be shown as unreachable with
 /// the reason, it must get few calls, and an administrator's kubeconfig must restore access.
-pub(super) fn revoked(lab: &Lab, server: &Server) -> Result<()> {
-    let secrets = anchors(lab, "c2", OURS)?;
-    let serial = server.ask(&["cluster", "get", "c2"])?["credential"]["serial"].clone();
+pub(super) fn check_revocation(lab: &Lab, server: &DevServer) -> Result<()> {
+    let secrets = list_token_secrets(lab, "c2", SYSTEM_NAMESPACE)?;
+    let serial = server.run_json(&["cluster", "get", "c2"])?["credential"]["serial"].clone();
     for secret in &secrets {
-        lab.run_kubectl("c2", &["delete", "secret", "-n", OURS, secret])?;
+        lab.run_kubectl("c2", &["delete", "secret", "-n", SYSTEM_NAMESPACE, secret])?;
     }
-    let shown = until("the cluster is shown as unreachable", SOON, || {
-        server
-            .ask(&["cluster", "get", "c2"])
-            .ok()
-            .filter(|cluster| cluster["state"] == "unreachable")
-    })?;
+    let shown = wait_until(
+        "the cluster is shown as unreachable",
+        CREDENTIAL_TIMEOUT,
+        || {
+            server
+                .run_json(&["cluster", "get", "c2"])
+                .ok()
+                .filter(|cluster| cluster["state"] == "unreachable")
+        },
+    )?;
     if shown["problem"]["code"] != "credential_expired" {
         return Err(format!("it is said to be {}", shown["problem"]));
     }
-    let mut audit = lab.audit("c2")?;
-    audit.fresh()?;
+    let mut audit = lab.tail_audit_log("c2")?;
+    audit.read_new_entries()?;
     std::thread::sleep(Duration::from_secs(10));
     let asked = audit
-        .fresh()?
+        .read_new_entries()?
         .iter()
-        .filter(|entry| crate::lab::ours(entry) && entry["responseStatus"]["code"] == 401)
+        .filter(|entry| {
+            crate::lab::is_from_meshwright(entry) && entry["responseStatus"]["code"] == 401
+        })
         .count();
     if asked > 20 {
         return Err(format!(
@@ -122,13 +135,13 @@ pub(super) fn revoked(lab: &Lab, server: &Server) -> Result<()> {
         ));
     }
     let wrong = lab.kubeconfig_path("c1")?.display().to_string();
-    match server.cli(&["cluster", "renew", "c2", "--kubeconfig", &wrong, "--wait"]) {
+    match server.run_cli(&["cluster", "renew", "c2", "--kubeconfig", &wrong, "--wait"]) {
         Err(said) if said.contains("(another_cluster)") => {}
         other => return Err(format!("another cluster's kubeconfig was taken: {other:?}")),
     }
     let right = lab.kubeconfig_path("c2")?.display().to_string();
-    server.cli(&["cluster", "renew", "c2", "--kubeconfig", &right, "--wait"])?;
-    let back = server.ask(&["cluster", "get", "c2"])?;
+    server.run_cli(&["cluster", "renew", "c2", "--kubeconfig", &right, "--wait"])?;
+    let back = server.run_json(&["cluster", "get", "c2"])?;
     if back["state"] != "ready"
         || back["credential"]["serial"].as_i64() != serial.as_i64().map(|serial| serial + 1)
     {
@@ -138,23 +151,23 @@ pub(super) fn revoked(lab: &Lab, server: &Server) -> Result<()> {
 }
 
 /// Returns the name of our account in a cluster.
-pub(crate) fn account(server: &Server, cluster: &str) -> Result<String> {
-    let id = text_field(&server.ask(&["cluster", "get", cluster])?, "id")?;
+pub(crate) fn account_name(server: &DevServer, cluster: &str) -> Result<String> {
+    let id = text_field(&server.run_json(&["cluster", "get", cluster])?, "id")?;
     Ok(id.replacen("cluster_", "meshwright-", 1))
 }
 
 /// Adds a second authority to a member's kubeconfig, as in the middle of a rotation of the
 /// cluster's CA. istiod reads the file of the config cluster only when it starts, so every istiod
 /// is restarted; istiod 1.25.1 reloads the file of the other member while it runs.
-pub(super) fn rerouted(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
-    let mesh = namespace(server)?;
+pub(super) fn check_new_authority(lab: &Lab, server: &DevServer, dir: &Path) -> Result<()> {
+    let mesh = mesh_namespace(server)?;
     for (member, secret, key, restarts) in [
         ("c2", "istio-remote-secret-c2", "c2", false),
         ("c1", "istio-kubeconfig-1-25-1", "config", true),
     ] {
-        let before = istiods(lab, &mesh)?;
-        let (file, authorities) = two_authorities(lab, member, dir)?;
-        server.cli(&[
+        let before = istiod_restarts(lab, &mesh)?;
+        let (file, authorities) = write_two_authorities(lab, member, dir)?;
+        server.run_cli(&[
             "cluster",
             "renew",
             member,
@@ -164,34 +177,39 @@ pub(super) fn rerouted(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
             "0",
             "--wait",
         ])?;
-        let held = until("control planes are told the new authority", SOON, || {
-            let secret = lab.get(
-                "hosting",
-                &[
-                    "secrets",
-                    "-n",
-                    &mesh,
-                    "--field-selector",
-                    &format!("metadata.name={secret}"),
-                ],
-            );
-            let kubeconfig = decoded(secret.ok()?.first()?["data"][key].as_str()?).ok()?;
-            kubeconfig.contains(&authorities).then_some(kubeconfig)
-        })?;
+        let held = wait_until(
+            "control planes are told the new authority",
+            CREDENTIAL_TIMEOUT,
+            || {
+                let secret = lab.list_objects(
+                    "hosting",
+                    &[
+                        "secrets",
+                        "-n",
+                        &mesh,
+                        "--field-selector",
+                        &format!("metadata.name={secret}"),
+                    ],
+                );
+                let kubeconfig =
+                    decode_base64(secret.ok()?.first()?["data"][key].as_str()?).ok()?;
+                kubeconfig.contains(&authorities).then_some(kubeconfig)
+            },
+        )?;
         drop(held);
         if restarts {
-            until("every istiod was restarted", SOON, || {
-                let now = istiods(lab, &mesh).ok()?;
+            wait_until("every istiod was restarted", CREDENTIAL_TIMEOUT, || {
+                let now = istiod_restarts(lab, &mesh).ok()?;
                 (now.len() == before.len() && now.keys().all(|uid| !before.contains_key(uid)))
                     .then_some(())
             })?;
-        } else if istiods(lab, &mesh)? != before {
+        } else if istiod_restarts(lab, &mesh)? != before {
             return Err(format!("istiods were restarted for {member}"));
         }
         let mut newcomers = 0;
-        until("istiod writes into the member", SOON, || {
+        wait_until("istiod writes into the member", CREDENTIAL_TIMEOUT, || {
             newcomers += 1;
-            served(lab, member, &format!("rerouted-{newcomers}")).ok()
+            check_istiod_writes(lab, member, &format!("rerouted-{newcomers}")).ok()
         })?;
     }
     Ok(())
@@ -199,7 +217,7 @@ pub(super) fn rerouted(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
 
 /// Writes a member's kubeconfig with its own authority and the one of the hosting cluster. Returns
 /// the file and both authorities in base64.
-fn two_authorities(lab: &Lab, member: &str, dir: &Path) -> Result<(String, String)> {
+fn write_two_authorities(lab: &Lab, member: &str, dir: &Path) -> Result<(String, String)> {
     use base64::Engine as _;
     const FIELD: &str = "certificate-authority-data: ";
     let authority = |text: &str| -> Result<String> {
@@ -214,14 +232,14 @@ fn two_authorities(lab: &Lab, member: &str, dir: &Path) -> Result<(String, Strin
     };
     let text = read(member)?;
     let (own, other) = (authority(&text)?, authority(&read("hosting")?)?);
-    let both = format!("{}{}", decoded(&own)?, decoded(&other)?);
+    let both = format!("{}{}", decode_base64(&own)?, decode_base64(&other)?);
     let both = base64::engine::general_purpose::STANDARD.encode(both);
     let file = dir.join(format!("{member}-two-authorities.yaml"));
     std::fs::write(&file, text.replace(&own, &both)).map_err(|error| error.to_string())?;
     Ok((file.display().to_string(), both))
 }
 
-fn decoded(text: &str) -> Result<String> {
+fn decode_base64(text: &str) -> Result<String> {
     use base64::Engine as _;
     let bytes = base64::engine::general_purpose::STANDARD
         .decode(text)
@@ -230,14 +248,14 @@ fn decoded(text: &str) -> Result<String> {
 }
 
 /// A verb, an API group and a resource.
-type Right = (String, String, String);
+type Permission = (String, String, String);
 
 /// Checks that our account in the users' clusters was refused nothing and that it used every right
 /// that it has, according to the audit logs since the lab began.
-pub(super) fn least_privilege(lab: &Lab, server: &Server) -> Result<()> {
-    let mut used: BTreeSet<Right> = BTreeSet::new();
+pub(super) fn check_least_privilege(lab: &Lab, server: &DevServer) -> Result<()> {
+    let mut used: BTreeSet<Permission> = BTreeSet::new();
     let mut denied = BTreeMap::new();
-    for member in MEMBERS {
+    for member in MEMBER_CLUSTERS {
         let path = lab.kubeconfig_path(member)?.with_file_name("audit.log");
         let log = std::fs::read_to_string(&path)
             .map_err(|error| format!("{}: {error}", path.display()))?;
@@ -245,9 +263,9 @@ pub(super) fn least_privilege(lab: &Lab, server: &Server) -> Result<()> {
             let entry: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
             if entry["user"]["username"]
                 .as_str()
-                .is_some_and(|user| user.starts_with(ACCOUNTS))
+                .is_some_and(|user| user.starts_with(ACCOUNT_PREFIX))
             {
-                note(&entry, &mut used, &mut denied);
+                record_permission(&entry, &mut used, &mut denied);
             }
         }
     }
@@ -255,19 +273,20 @@ pub(super) fn least_privilege(lab: &Lab, server: &Server) -> Result<()> {
         return Err(format!("our account was refused: {denied:?}"));
     }
     let role = lab.run_kubectl(
-        MEMBERS[0],
+        MEMBER_CLUSTERS[0],
         &[
             "get",
             "clusterrole",
-            &account(server, MEMBERS[0])?,
+            &account_name(server, MEMBER_CLUSTERS[0])?,
             "-o",
             "json",
         ],
     )?;
-    let granted = granted(&serde_json::from_str(&role).map_err(|error| error.to_string())?);
+    let granted =
+        list_permissions(&serde_json::from_str(&role).map_err(|error| error.to_string())?);
     let unused: Vec<_> = granted
         .iter()
-        .filter(|grant| !used.iter().any(|right| covers(grant, right)))
+        .filter(|grant| !used.iter().any(|right| grant_covers(grant, right)))
         .collect();
     if unused.is_empty() && !used.is_empty() {
         return Ok(());
@@ -276,7 +295,11 @@ pub(super) fn least_privilege(lab: &Lab, server: &Server) -> Result<()> {
 }
 
 /// Records the verb, group and resource of one request as used or as denied.
-fn note(entry: &Value, used: &mut BTreeSet<Right>, denied: &mut BTreeMap<String, String>) {
+fn record_permission(
+    entry: &Value,
+    used: &mut BTreeSet<Permission>,
+    denied: &mut BTreeMap<String, String>,
+) {
     let part = |pointer: &str| {
         entry
             .pointer(pointer)
@@ -315,7 +338,7 @@ fn note(entry: &Value, used: &mut BTreeSet<Right>, denied: &mut BTreeMap<String,
 
 /// Returns every single right of a role. A right to all resources of a group counts as one, because
 /// the kinds of Istio's own groups differ between versions.
-fn granted(role: &Value) -> Vec<Right> {
+fn list_permissions(role: &Value) -> Vec<Permission> {
     let texts = |value: &Value| -> Vec<String> {
         value
             .as_array()
@@ -329,7 +352,7 @@ fn granted(role: &Value) -> Vec<Right> {
     for rule in role["rules"].as_array().into_iter().flatten() {
         for verb in texts(&rule["verbs"])
             .into_iter()
-            .filter(|verb| !UNSEEN.contains(&verb.as_str()))
+            .filter(|verb| !UNLOGGED_VERBS.contains(&verb.as_str()))
         {
             for group in texts(&rule["apiGroups"]) {
                 all.extend(
@@ -343,19 +366,20 @@ fn granted(role: &Value) -> Vec<Right> {
     all
 }
 
-fn covers(grant: &Right, used: &Right) -> bool {
+fn grant_covers(grant: &Permission, used: &Permission) -> bool {
     grant.0 == used.0 && grant.1 == used.1 && (grant.2 == "*" || grant.2 == used.2)
 }
 
 /// Deletes the workloads first, because a mesh with sidecars in use is not deleted, and then the
 /// mesh. Nothing of the mesh may be left in any cluster except the custom resource definitions,
 /// which belong to the cluster.
-pub(super) fn mesh_gone(lab: &Lab, server: &Server) -> Result<()> {
-    let mesh = namespace(server)?;
-    for member in MEMBERS {
-        let kept =
-            |name: &str| name.starts_with("kube-") || ["default", OURS, &mesh].contains(&name);
-        let all = lab.get(member, &["namespaces"])?;
+pub(super) fn check_mesh_deletion(lab: &Lab, server: &DevServer) -> Result<()> {
+    let mesh = mesh_namespace(server)?;
+    for member in MEMBER_CLUSTERS {
+        let kept = |name: &str| {
+            name.starts_with("kube-") || ["default", SYSTEM_NAMESPACE, &mesh].contains(&name)
+        };
+        let all = lab.list_objects(member, &["namespaces"])?;
         let names: Vec<&str> = all
             .iter()
             .filter_map(|object| object["metadata"]["name"].as_str())
@@ -366,15 +390,15 @@ pub(super) fn mesh_gone(lab: &Lab, server: &Server) -> Result<()> {
             &[&["delete", "namespace"], theirs.as_slice()].concat(),
         )?;
     }
-    server.cli(&["mesh", "delete", "demo", "--wait"])?;
+    server.run_cli(&["mesh", "delete", "demo", "--wait"])?;
     ["c1", "c2", "hosting"]
         .iter()
-        .try_for_each(|cluster| nothing_left(lab, cluster, &["istio", &mesh]))
+        .try_for_each(|cluster| assert_nothing_left(lab, cluster, &["istio", &mesh]))
 }
 
 /// Returns the name and the restarts of every istiod pod by its uid.
-fn istiods(lab: &Lab, mesh: &str) -> Result<BTreeMap<String, String>> {
-    let pods = lab.get("hosting", &["pods", "-n", mesh])?;
+fn istiod_restarts(lab: &Lab, mesh: &str) -> Result<BTreeMap<String, String>> {
+    let pods = lab.list_objects("hosting", &["pods", "-n", mesh])?;
     let row = |pod: &Value| {
         let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
         (
@@ -386,8 +410,8 @@ fn istiods(lab: &Lab, mesh: &str) -> Result<BTreeMap<String, String>> {
 }
 
 /// Returns the names of the Secrets that our tokens are bound to.
-fn anchors(lab: &Lab, member: &str, namespace: &str) -> Result<Vec<String>> {
-    let secrets = lab.get(
+fn list_token_secrets(lab: &Lab, member: &str, namespace: &str) -> Result<Vec<String>> {
+    let secrets = lab.list_objects(
         member,
         &["secrets", "-n", namespace, "-l", "meshwright.dev/serial"],
     )?;
@@ -397,7 +421,7 @@ fn anchors(lab: &Lab, member: &str, namespace: &str) -> Result<Vec<String>> {
         .collect()
 }
 
-fn token(lab: &Lab, mesh: &str, secret: &str) -> Result<String> {
+fn read_token(lab: &Lab, mesh: &str, secret: &str) -> Result<String> {
     let path = [
         "get",
         "secret",
@@ -413,8 +437,8 @@ fn token(lab: &Lab, mesh: &str, secret: &str) -> Result<String> {
 
 /// Checks that the API server does not accept a token any more; the token is in base64, as Secrets
 /// hold it.
-fn dead(lab: &Lab, member: &str, token: &str) -> Result<()> {
-    let token = decoded(token)?;
+fn check_token_dead(lab: &Lab, member: &str, token: &str) -> Result<()> {
+    let token = decode_base64(token)?;
     let review = serde_json::json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": { "token": token } });
     let file = std::env::temp_dir().join(format!("meshwright-review-{}", std::process::id()));
     std::fs::write(&file, review.to_string()).map_err(|error| error.to_string())?;

@@ -3,14 +3,14 @@
 
 use serde_json::{Value, json};
 
-use super::suite::namespace;
+use super::suite::mesh_namespace;
 use super::{NEW_RELEASE, OLD_RELEASE};
 use crate::Result;
 use crate::lab::Lab;
-use crate::server::Server;
+use crate::server::DevServer;
 
 /// Switches of istiod that a mesh keeps in an upgrade, with the defaults of 1.25.
-const SWITCHES: [(&str, &str); 4] = [
+const ISTIOD_ENV_DEFAULTS: [(&str, &str); 4] = [
     ("ENABLE_NATIVE_SIDECARS", "false"),
     ("ENABLE_PROXY_FIND_POD_BY_IP", "true"),
     ("MAX_CONNECTIONS_PER_SOCKET_EVENT_LOOP", "0"),
@@ -19,17 +19,17 @@ const SWITCHES: [(&str, &str); 4] = [
 
 /// Checks that the namespace enforces the restricted Pod Security Standard, that its quota counts,
 /// and that its network policy allows exactly what is needed.
-pub(super) fn is_limited(lab: &Lab, server: &Server) -> Result<()> {
-    let mesh = namespace(server)?;
-    let own = one(lab, &["namespace", &mesh])?;
+pub(super) fn check_namespace_limits(lab: &Lab, server: &DevServer) -> Result<()> {
+    let mesh = mesh_namespace(server)?;
+    let own = get_object(lab, &["namespace", &mesh])?;
     let standard = &own["metadata"]["labels"]["pod-security.kubernetes.io/enforce"];
     if standard != "restricted" {
         return Err(format!("the mesh's namespace enforces {standard}"));
     }
-    refuses_root(lab, &mesh)?;
-    let quota = one(lab, &["resourcequota", "meshwright-limits", "-n", &mesh])?;
+    check_root_refused(lab, &mesh)?;
+    let quota = get_object(lab, &["resourcequota", "meshwright-limits", "-n", &mesh])?;
     let pods = lab
-        .get("hosting", &["pods", "-n", &mesh])?
+        .list_objects("hosting", &["pods", "-n", &mesh])?
         .len()
         .to_string();
     if quota["status"]["used"]["pods"] != pods.as_str() {
@@ -38,20 +38,20 @@ pub(super) fn is_limited(lab: &Lab, server: &Server) -> Result<()> {
             quota["status"]["used"]
         ));
     }
-    let policy = one(lab, &["networkpolicy", "meshwright-limits", "-n", &mesh])?;
+    let policy = get_object(lab, &["networkpolicy", "meshwright-limits", "-n", &mesh])?;
     // Proxies reach istiod at port 15012, and admission webhooks are served at port 15017.
-    let open: Vec<&Value> = entries(&policy["spec"]["ingress"], "ports")
+    let open: Vec<&Value> = rule_entries(&policy["spec"]["ingress"], "ports")
         .map(|port| &port["port"])
         .collect();
     if open != [&json!(15012), &json!(15017)] {
         return Err(format!("these ports are open: {open:?}"));
     }
     // istiod may call the API servers of the hosting cluster and of both members.
-    let mut called: Vec<&str> = entries(&policy["spec"]["egress"], "to")
+    let mut called: Vec<&str> = rule_entries(&policy["spec"]["egress"], "to")
         .filter_map(|peer| peer["ipBlock"]["cidr"].as_str())
         .collect();
     called.sort_unstable();
-    let service = one(lab, &["service", "kubernetes", "-n", "default"])?;
+    let service = get_object(lab, &["service", "kubernetes", "-n", "default"])?;
     let cluster = format!(
         "{}/32",
         service["spec"]["clusterIP"].as_str().unwrap_or_default()
@@ -71,7 +71,7 @@ pub(super) fn is_limited(lab: &Lab, server: &Server) -> Result<()> {
 }
 
 /// Checks that Pod Security admission refuses a pod that may run as root in the mesh's namespace.
-fn refuses_root(lab: &Lab, mesh: &str) -> Result<()> {
+fn check_root_refused(lab: &Lab, mesh: &str) -> Result<()> {
     let run = [
         "run",
         "root",
@@ -88,16 +88,16 @@ fn refuses_root(lab: &Lab, mesh: &str) -> Result<()> {
 
 /// Checks that the control planes of these revisions run with the switches that the mesh began
 /// with.
-pub(crate) fn keeps_switches(lab: &Lab, server: &Server, revisions: &[&str]) -> Result<()> {
-    let mesh = namespace(server)?;
+pub(crate) fn check_env_kept(lab: &Lab, server: &DevServer, revisions: &[&str]) -> Result<()> {
+    let mesh = mesh_namespace(server)?;
     for revision in revisions {
-        let deployment = one(
+        let deployment = get_object(
             lab,
             &["deployment", &format!("istiod-{revision}"), "-n", &mesh],
         )?;
         let container = &deployment["spec"]["template"]["spec"]["containers"][0];
         let list = container["env"].as_array().cloned().unwrap_or_default();
-        for (name, wanted) in SWITCHES {
+        for (name, wanted) in ISTIOD_ENV_DEFAULTS {
             let found = list
                 .iter()
                 .find(|entry| entry["name"] == name)
@@ -118,42 +118,42 @@ pub(crate) fn keeps_switches(lab: &Lab, server: &Server, revisions: &[&str]) -> 
 }
 
 /// Checks that a canary gets the switches of its mesh, and that they stay after a rollback.
-pub(super) fn canary_keeps_switches(lab: &Lab, server: &Server) -> Result<()> {
+pub(super) fn check_canary_keeps_env(lab: &Lab, server: &DevServer) -> Result<()> {
     let upgrade = super::plan_upgrade(server, NEW_RELEASE.0, "canary", "3600")?;
-    keeps_switches(lab, server, &[OLD_RELEASE.1, NEW_RELEASE.1])?;
+    check_env_kept(lab, server, &[OLD_RELEASE.1, NEW_RELEASE.1])?;
     super::apply_verb(server, "rollback", &upgrade, "rolled_back")?;
-    keeps_switches(lab, server, &[OLD_RELEASE.1])
+    check_env_kept(lab, server, &[OLD_RELEASE.1])
 }
 
 /// Checks that a mesh keeps its switches when it moves in place across two minors, which only a
 /// changed policy of the operator allows, and when it is rolled back.
-pub(super) fn in_place_keeps_switches(lab: &Lab, server: &Server) -> Result<()> {
-    server.in_place_minors(2)?;
+pub(super) fn check_in_place_keeps_env(lab: &Lab, server: &DevServer) -> Result<()> {
+    server.set_in_place_minors(2)?;
     let upgrade = super::plan_upgrade(server, NEW_RELEASE.0, "in_place", "3600")?;
-    keeps_switches(lab, server, &[OLD_RELEASE.1])?;
-    let image = &one(
+    check_env_kept(lab, server, &[OLD_RELEASE.1])?;
+    let image = &get_object(
         lab,
         &[
             "deployment",
             &format!("istiod-{}", OLD_RELEASE.1),
             "-n",
-            &namespace(server)?,
+            &mesh_namespace(server)?,
         ],
     )?["spec"]["template"];
     if !image.to_string().contains("pilot:1.27.9") {
         return Err("istiod was not replaced".into());
     }
     super::apply_verb(server, "rollback", &upgrade, "rolled_back")?;
-    server.in_place_minors(1)?;
-    keeps_switches(lab, server, &[OLD_RELEASE.1])
+    server.set_in_place_minors(1)?;
+    check_env_kept(lab, server, &[OLD_RELEASE.1])
 }
 
-fn one(lab: &Lab, what: &[&str]) -> Result<Value> {
+fn get_object(lab: &Lab, what: &[&str]) -> Result<Value> {
     let said = lab.run_kubectl("hosting", &[&["get", "-o", "json"], what].concat())?;
     serde_json::from_str(&said).map_err(|error| error.to_string())
 }
 
-fn entries<'v>(rules: &'v Value, key: &'v str) -> impl Iterator<Item = &'v Value> {
+fn rule_entries<'v>(rules: &'v Value, key: &'v str) -> impl Iterator<Item = &'v Value> {
     rules
         .as_array()
         .into_iter()

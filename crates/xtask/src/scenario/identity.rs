@@ -5,28 +5,28 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::access::{count, equal, refused};
+use super::access::{assert_equal, assert_refused, count_items};
 use super::text_field;
 use crate::Result;
-use crate::lab::{Lab, until};
-use crate::server::{Client, Server};
-use crate::story::MEMBERS;
+use crate::lab::{Lab, wait_until};
+use crate::server::{CliClient, DevServer};
+use crate::story::MEMBER_CLUSTERS;
 
 /// Cluster role that allows everyone to read the keys of a cluster.
-const DISCOVERY: &str = "system:service-account-issuer-discovery";
+const DISCOVERY_ROLE: &str = "system:service-account-issuer-discovery";
 /// Problem code of a token that is not accepted.
-const CODE: &str = "unauthenticated";
+const REFUSAL_CODE: &str = "unauthenticated";
 /// Time within which the keys are fetched: after a failure, the issuer is asked again after ten
 /// seconds.
-const SOON: Duration = Duration::from_secs(40);
+const KEY_FETCH_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Algorithm that a lab's API servers sign with.
-const SIGNS: &str = "ES256";
+const SIGNING_ALGORITHM: &str = "ES256";
 /// Namespace of the pipeline's account, and name of the role binding for the keys.
 const PIPELINE: &str = "pipeline";
 
-pub(super) fn accounts(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
-    for member in MEMBERS {
+pub(super) fn check_account_login(lab: &Lab, server: &DevServer, dir: &Path) -> Result<()> {
+    for member in MEMBER_CLUSTERS {
         lab.run_kubectl(member, &["create", "namespace", PIPELINE])?;
         for account in ["deployer", "stranger"] {
             lab.run_kubectl(
@@ -35,30 +35,30 @@ pub(super) fn accounts(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
             )?;
         }
     }
-    let told = log_in(lab, server, dir);
-    for member in MEMBERS {
+    let told = check_tokens(lab, server, dir);
+    for member in MEMBER_CLUSTERS {
         lab.run_kubectl(member, &["delete", "namespace", PIPELINE])?;
     }
     told
 }
 
-fn log_in(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
-    let [member, other] = MEMBERS;
-    let issuer = issuer(lab, member)?;
-    let trusted = server.ask(&[
+fn check_tokens(lab: &Lab, server: &DevServer, dir: &Path) -> Result<()> {
+    let [member, other] = MEMBER_CLUSTERS;
+    let issuer = cluster_issuer(lab, member)?;
+    let trusted = server.run_json(&[
         "access",
         "trust",
         "pipelines",
         "--issuer",
         &issuer,
         "--algorithm",
-        SIGNS,
+        SIGNING_ALGORITHM,
     ])?;
     let (provider, audience) = (
         text_field(&trusted, "id")?,
         text_field(&trusted, "audience")?,
     );
-    let mesh = text_field(&server.ask(&["mesh", "get", "demo"])?, "id")?;
+    let mesh = text_field(&server.run_json(&["mesh", "get", "demo"])?, "id")?;
     let subject = format!("system:serviceaccount:{PIPELINE}:deployer");
     let grant = [
         "access",
@@ -71,38 +71,40 @@ fn log_in(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
         "--scope",
         &mesh,
     ];
-    server.cli(&grant)?;
+    server.run_cli(&grant)?;
     let bearer = |title: &str, member: &str, account: &str, audience: &str| {
-        let file = token(lab, &dir.join(title), member, account, audience)?;
-        Ok::<Client, String>(server.client().with_key(file))
+        let file = write_token(lab, &dir.join(title), member, account, audience)?;
+        Ok::<CliClient, String>(server.clone_client().with_key(file))
     };
     let deployer = bearer("deployer", member, "deployer", &audience)?;
     // The keys of the cluster cannot be read without a login yet.
-    refused(&deployer, &["mesh", "list"], CODE)?;
+    assert_refused(&deployer, &["mesh", "list"], REFUSAL_CODE)?;
     let everybody = [
         "create",
         "clusterrolebinding",
         PIPELINE,
         "--clusterrole",
-        DISCOVERY,
+        DISCOVERY_ROLE,
         "--group",
     ];
-    for member in MEMBERS {
+    for member in MEMBER_CLUSTERS {
         lab.run_kubectl(
             member,
             &[&everybody[..], &["system:unauthenticated"]].concat(),
         )?;
     }
     // The next check reports a failure better than this wait does.
-    drop(until("its keys are fetched", SOON, || {
-        deployer.cli(&["mesh", "list"]).ok()
-    }));
-    equal(
+    drop(wait_until(
+        "its keys are fetched",
+        KEY_FETCH_TIMEOUT,
+        || deployer.run_cli(&["mesh", "list"]).ok(),
+    ));
+    assert_equal(
         "the mesh that it was granted",
-        count(&deployer, &["mesh", "list"])?,
+        count_items(&deployer, &["mesh", "list"])?,
         1,
     )?;
-    refused(
+    assert_refused(
         &deployer,
         &["mesh", "change", "demo", "--label", "a=b"],
         "role_missing",
@@ -112,29 +114,29 @@ fn log_in(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
         ("for-the-cluster", member, "deployer", issuer.clone()),
         ("of-another-issuer", other, "deployer", audience.clone()),
     ] {
-        refused(
+        assert_refused(
             &bearer(title, member, account, &audience)?,
             &["mesh", "list"],
-            CODE,
+            REFUSAL_CODE,
         )?;
     }
     let stranger = bearer("stranger", member, "stranger", &audience)?;
-    equal(
+    assert_equal(
         "what a stranger sees",
-        count(&stranger, &["mesh", "list"])?,
+        count_items(&stranger, &["mesh", "list"])?,
         0,
     )?;
-    refused(&stranger, &["key", "list"], "role_missing")?;
-    server.cli(&["access", "distrust", &provider])?;
-    refused(&deployer, &["mesh", "list"], CODE)?;
-    for member in MEMBERS {
+    assert_refused(&stranger, &["key", "list"], "role_missing")?;
+    server.run_cli(&["access", "distrust", &provider])?;
+    assert_refused(&deployer, &["mesh", "list"], REFUSAL_CODE)?;
+    for member in MEMBER_CLUSTERS {
         lab.run_kubectl(member, &["delete", "clusterrolebinding", PIPELINE])?;
     }
     Ok(())
 }
 
 /// Returns the name of the issuer in the tokens of a cluster's accounts.
-fn issuer(lab: &Lab, member: &str) -> Result<String> {
+fn cluster_issuer(lab: &Lab, member: &str) -> Result<String> {
     let said = lab.run_kubectl(
         member,
         &["get", "--raw", "/.well-known/openid-configuration"],
@@ -146,7 +148,13 @@ fn issuer(lab: &Lab, member: &str) -> Result<String> {
 }
 
 /// Writes a token of an account for this audience to a file.
-fn token(lab: &Lab, file: &Path, member: &str, account: &str, audience: &str) -> Result<PathBuf> {
+fn write_token(
+    lab: &Lab,
+    file: &Path,
+    member: &str,
+    account: &str,
+    audience: &str,
+) -> Result<PathBuf> {
     let arguments = [
         "create",
         "token",

@@ -6,28 +6,33 @@ use std::time::Duration;
 
 use super::{LabRelease, plan_upgrade};
 use crate::Result;
-use crate::lab::{Lab, until};
-use crate::server::Server;
-use crate::story::{carries, stamps};
+use crate::lab::{Lab, wait_until};
+use crate::server::DevServer;
+use crate::story::{assert_sidecars, restarts_per_workload};
 
 /// Replicas of istiod in a revision.
-const REPLICAS: usize = 2;
+const ISTIOD_REPLICAS: usize = 2;
 
 /// Moves the mesh in place. Every workload must be restarted this number of times, and no pod may
 /// be refused meanwhile.
-pub(crate) fn moves(lab: &Lab, server: &Server, to: LabRelease, restarts: usize) -> Result<()> {
-    let before = stamps(lab)?;
+pub(crate) fn check_in_place_upgrade(
+    lab: &Lab,
+    server: &DevServer,
+    to: LabRelease,
+    restarts: usize,
+) -> Result<()> {
+    let before = restarts_per_workload(lab)?;
     let over = AtomicBool::new(false);
     let (asked, refused) = std::thread::scope(|scope| {
-        let admissions = scope.spawn(|| admit_until(lab, &over));
+        let admissions = scope.spawn(|| admit_pods_until(lab, &over));
         let asked = plan_upgrade(server, to.0, "in_place", "0");
         over.store(true, Ordering::Relaxed);
         (asked, admissions.join())
     });
     asked?;
     refused.map_err(|_| "the admissions panicked".to_owned())??;
-    carries(lab, to.1, to.2)?;
-    let after = stamps(lab)?;
+    assert_sidecars(lab, to.1, to.2)?;
+    let after = restarts_per_workload(lab)?;
     if after.is_empty() {
         return Err("nothing was ever restarted in this lab, so nothing is proved".into());
     }
@@ -50,14 +55,14 @@ pub(crate) fn moves(lab: &Lab, server: &Server, to: LabRelease, restarts: usize)
 /// under way when an old istiod closes the connection fails, and a controller would create the pod
 /// again at once. Because this loop waits for each answer, that can happen once for each replica
 /// that ends.
-fn admit_until(lab: &Lab, over: &AtomicBool) -> Result<()> {
+fn admit_pods_until(lab: &Lab, over: &AtomicBool) -> Result<()> {
     let mut lost = 0;
     while !over.load(Ordering::Relaxed) {
-        match admitted(lab, "shop", &[]) {
-            Err(said) if lost < REPLICAS && cut_off(&said) => {
+        match admit_pod(lab, "shop", &[]) {
+            Err(said) if lost < ISTIOD_REPLICAS && is_connection_cut(&said) => {
                 println!("  a pod was made twice, because its webhook's connection had just ended");
                 lost += 1;
-                admitted(lab, "shop", &[])?;
+                admit_pod(lab, "shop", &[])?;
             }
             other => drop(other?),
         }
@@ -68,7 +73,7 @@ fn admit_until(lab: &Lab, over: &AtomicBool) -> Result<()> {
 
 /// Returns whether the call failed because the connection to the webhook ended. The error does not
 /// show whether the connection had worked before, so the second attempt decides.
-fn cut_off(said: &str) -> bool {
+fn is_connection_cut(said: &str) -> bool {
     let ends = [
         "write: broken pipe",
         "read: connection reset by peer",
@@ -78,7 +83,7 @@ fn cut_off(said: &str) -> bool {
 }
 
 /// Returns the revision that injects a pod which is created now in a namespace of c1.
-fn admitted(lab: &Lab, namespace: &str, labels: &[&str]) -> Result<String> {
+fn admit_pod(lab: &Lab, namespace: &str, labels: &[&str]) -> Result<String> {
     let show = "jsonpath={.metadata.annotations.istio\\.io/rev}";
     let run = [
         "run",
@@ -95,11 +100,11 @@ fn admitted(lab: &Lab, namespace: &str, labels: &[&str]) -> Result<String> {
 
 /// Checks that pods with each of these revision labels are injected by this revision: after a move
 /// across a patch, the old name and the new one both work.
-pub(crate) fn answers_to(lab: &Lab, names: &[&str], revision: &str) -> Result<()> {
+pub(crate) fn check_injection_labels(lab: &Lab, names: &[&str], revision: &str) -> Result<()> {
     for name in names {
         let label = format!("istio.io/rev={name}");
-        let found = until("the label is injected", Duration::from_secs(15), || {
-            admitted(lab, "default", &["--labels", &label])
+        let found = wait_until("the label is injected", Duration::from_secs(15), || {
+            admit_pod(lab, "default", &["--labels", &label])
                 .ok()
                 .filter(|found| !found.is_empty())
         })?;

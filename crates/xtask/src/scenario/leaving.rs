@@ -3,22 +3,22 @@
 
 use serde_json::Value;
 
-use super::credentials::SOON;
+use super::credentials::CREDENTIAL_TIMEOUT;
 use super::{NEW_RELEASE, text_field};
 use crate::Result;
-use crate::lab::{Lab, until};
-use crate::server::Server;
-use crate::story::MEMBERS;
+use crate::lab::{Lab, wait_until};
+use crate::server::DevServer;
+use crate::story::MEMBER_CLUSTERS;
 
 /// Member that stops answering.
-const DEAD: &str = "c2";
-const REASON: &str = "its machines are gone";
+const DEAD_CLUSTER: &str = "c2";
+const FORCE_REASON: &str = "its machines are gone";
 /// Kinds of objects that a mesh or our account creates in a cluster.
-const KINDS: &str = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,namespaces,configmaps,secrets,serviceaccounts";
+const LEFTOVER_KINDS: &str = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,namespaces,configmaps,secrets,serviceaccounts";
 
 /// Returns the objects in a cluster whose name or namespace contains one of these words, by kind
 /// and name; custom resource definitions, which every mesh of the cluster needs, are left out.
-pub(super) fn traces(lab: &Lab, cluster: &str, of: &[&str]) -> Result<Vec<String>> {
+pub(super) fn find_leftovers(lab: &Lab, cluster: &str, of: &[&str]) -> Result<Vec<String>> {
     let named = |object: &Value| {
         let text = |pointer| {
             object
@@ -34,15 +34,15 @@ pub(super) fn traces(lab: &Lab, cluster: &str, of: &[&str]) -> Result<Vec<String
         ours.then(|| format!("{kind} {namespace}/{name}"))
     };
     Ok(lab
-        .get(cluster, &[KINDS, "--all-namespaces"])?
+        .list_objects(cluster, &[LEFTOVER_KINDS, "--all-namespaces"])?
         .iter()
         .filter_map(named)
         .collect())
 }
 
 /// Checks that no such object is left in a cluster.
-pub(super) fn nothing_left(lab: &Lab, cluster: &str, of: &[&str]) -> Result<()> {
-    let left = traces(lab, cluster, of)?;
+pub(super) fn assert_nothing_left(lab: &Lab, cluster: &str, of: &[&str]) -> Result<()> {
+    let left = find_leftovers(lab, cluster, of)?;
     if left.is_empty() {
         Ok(())
     } else {
@@ -54,7 +54,7 @@ pub(super) fn nothing_left(lab: &Lab, cluster: &str, of: &[&str]) -> Result<()> 
 /// that answers, and the objects that stay in the silent member are listed. The same holds for our
 /// account when the cluster itself is deregistered by force. When the cluster is back, the listed
 /// commands must remove all of them.
-pub(super) fn by_force(lab: &Lab, server: &Server) -> Result<()> {
+pub(super) fn check_forced_deletion(lab: &Lab, server: &DevServer) -> Result<()> {
     let create = [
         "mesh",
         "create",
@@ -64,53 +64,58 @@ pub(super) fn by_force(lab: &Lab, server: &Server) -> Result<()> {
         "--cluster",
         "c1",
         "--cluster",
-        DEAD,
+        DEAD_CLUSTER,
         "--wait",
     ];
-    server.watch(&create)?;
-    let mesh = text_field(&server.ask(&["mesh", "get", "second"])?, "namespace")?;
+    server.run_with_progress(&create)?;
+    let mesh = text_field(&server.run_json(&["mesh", "get", "second"])?, "namespace")?;
     // Without force, a silent cluster that is a member is not deregistered.
     let silence = lab.stop_process("c2/kube-apiserver")?;
-    match server.ask(&["cluster", "delete", DEAD, "--wait"]) {
+    match server.run_json(&["cluster", "delete", DEAD_CLUSTER, "--wait"]) {
         Err(said) if said.contains("(cluster_in_use)") => {}
         other => return Err(format!("a member was deregistered: {other:?}")),
     }
-    let force = ["--force", "--reason", REASON, "--wait"];
-    let deletion = server.ask(&[&["mesh", "delete", "second"], force.as_slice()].concat())?;
+    let force = ["--force", "--reason", FORCE_REASON, "--wait"];
+    let deletion = server.run_json(&[&["mesh", "delete", "second"], force.as_slice()].concat())?;
     for cluster in ["c1", "hosting"] {
-        nothing_left(lab, cluster, &["istio", &mesh])?;
+        assert_nothing_left(lab, cluster, &["istio", &mesh])?;
     }
-    let departure = server.ask(&[&["cluster", "delete", DEAD], force.as_slice()].concat())?;
-    if server.ask(&["cluster", "get", DEAD]).is_ok() {
-        return Err(format!("{DEAD} is still registered"));
+    let departure =
+        server.run_json(&[&["cluster", "delete", DEAD_CLUSTER], force.as_slice()].concat())?;
+    if server.run_json(&["cluster", "get", DEAD_CLUSTER]).is_ok() {
+        return Err(format!("{DEAD_CLUSTER} is still registered"));
     }
     drop(silence);
-    until("the cluster is back", SOON, || {
-        lab.run_kubectl(DEAD, &["get", "namespaces"]).ok()
+    wait_until("the cluster is back", CREDENTIAL_TIMEOUT, || {
+        lab.run_kubectl(DEAD_CLUSTER, &["get", "namespaces"]).ok()
     })?;
-    let stays = traces(lab, DEAD, &["istio", &mesh, "meshwright"])?;
+    let stays = find_leftovers(lab, DEAD_CLUSTER, &["istio", &mesh, "meshwright"])?;
     if stays.is_empty() {
         return Err("a silent cluster was changed".into());
     }
     for left in [&deletion, &departure] {
-        remove(lab, left)?;
+        run_leftover_commands(lab, left)?;
     }
-    until("the listed commands leave nothing", SOON, || {
-        traces(lab, DEAD, &["istio", &mesh, "meshwright"])
-            .ok()
-            .filter(Vec::is_empty)
-    })
+    wait_until(
+        "the listed commands leave nothing",
+        CREDENTIAL_TIMEOUT,
+        || {
+            find_leftovers(lab, DEAD_CLUSTER, &["istio", &mesh, "meshwright"])
+                .ok()
+                .filter(Vec::is_empty)
+        },
+    )
     .map(drop)
     .map_err(|error| {
         format!(
             "{error}: {:?}",
-            traces(lab, DEAD, &["istio", &mesh, "meshwright"])
+            find_leftovers(lab, DEAD_CLUSTER, &["istio", &mesh, "meshwright"])
         )
     })
 }
 
 /// Runs the commands in an operation's list of leftovers, as a person would.
-fn remove(lab: &Lab, operation: &Value) -> Result<()> {
+fn run_leftover_commands(lab: &Lab, operation: &Value) -> Result<()> {
     let listed = operation["leftovers"]
         .as_array()
         .filter(|listed| !listed.is_empty());
@@ -119,10 +124,10 @@ fn remove(lab: &Lab, operation: &Value) -> Result<()> {
     for left in listed {
         // Definitions stay in every member, because the users' own resources would be deleted with
         // them.
-        if left["cluster"] != DEAD && left["kind"] == "CustomResourceDefinition" {
+        if left["cluster"] != DEAD_CLUSTER && left["kind"] == "CustomResourceDefinition" {
             continue;
         }
-        if left["cluster"] != DEAD {
+        if left["cluster"] != DEAD_CLUSTER {
             return Err(format!("listed though its cluster answers: {left}"));
         }
         let command = text_field(left, "command")?;
@@ -130,24 +135,24 @@ fn remove(lab: &Lab, operation: &Value) -> Result<()> {
             .strip_prefix("kubectl ")
             .ok_or_else(|| format!("not of kubectl: {command}"))?;
         let words: Vec<&str> = arguments.split(' ').collect();
-        lab.run_kubectl(DEAD, &words)
+        lab.run_kubectl(DEAD_CLUSTER, &words)
             .map_err(|error| format!("{command}: {error}"))?;
     }
     Ok(())
 }
 
 /// Checks that a cluster which answers is deregistered without a trace.
-pub(super) fn deregistered(lab: &Lab, server: &Server) -> Result<()> {
-    server.cli(&["cluster", "delete", "c1", "--wait"])?;
-    nothing_left(lab, "c1", &["meshwright"])?;
-    let registered = server.ask(&["cluster", "list"])?;
+pub(super) fn check_deregistration(lab: &Lab, server: &DevServer) -> Result<()> {
+    server.run_cli(&["cluster", "delete", "c1", "--wait"])?;
+    assert_nothing_left(lab, "c1", &["meshwright"])?;
+    let registered = server.run_json(&["cluster", "list"])?;
     let names: Vec<_> = registered["items"]
         .as_array()
         .into_iter()
         .flatten()
         .map(|one| one["name"].clone())
         .collect();
-    if MEMBERS
+    if MEMBER_CLUSTERS
         .iter()
         .any(|member| names.iter().any(|name| name == member))
     {

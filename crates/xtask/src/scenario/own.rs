@@ -8,11 +8,11 @@ use clap::Args;
 use serde_json::json;
 
 use super::{NEW_RELEASE, OLD_RELEASE, PartTimings, TourOptions, apply_verb, plan_upgrade};
-use crate::server::Server;
+use crate::server::DevServer;
 use crate::{Result, run_command};
 
 #[derive(Debug, Args)]
-pub(crate) struct Own {
+pub(crate) struct OwnClustersOptions {
     /// Kubeconfig of the cluster that control planes run in; it must give addresses to Services of
     /// type `LoadBalancer`.
     #[arg(long)]
@@ -35,17 +35,17 @@ pub(crate) struct Own {
 }
 
 /// Returns the folder with the charts of a version, which come from Istio's own Go module.
-fn charts(version: &str) -> Result<String> {
+fn fetch_charts(version: &str) -> Result<String> {
     run_command(Command::new("tests/lab/lab").args(["charts", version]))
         .map(|path| path.trim().to_owned())
 }
 
-pub(crate) fn run(options: &Own) -> Result<()> {
+pub(crate) fn run(options: &OwnClustersOptions) -> Result<()> {
     let (mut parts, tour) = (PartTimings::new(), &options.tour);
     let releases = parts.run_part("fetch Istio's charts", || {
         Ok([
-            (OLD_RELEASE.0, charts("1.25.1")?),
-            (NEW_RELEASE.0, charts("1.27.9")?),
+            (OLD_RELEASE.0, fetch_charts("1.25.1")?),
+            (NEW_RELEASE.0, fetch_charts("1.27.9")?),
         ])
     })?;
     let server = parts.run_part("start Meshwright", || {
@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Own) -> Result<()> {
                 .iter()
                 .flat_map(|(version, charts)| ["--release".into(), format!("{version}={charts}")]),
         );
-        Server::spawn(run, &tour.dir, &tour.listen)
+        DevServer::spawn_and_wait(run, &tour.dir, &tour.listen)
     })?;
     let names: Vec<String> = (1..=options.kubeconfigs.len())
         .map(|number| format!("c{number}"))
@@ -86,7 +86,14 @@ pub(crate) fn run(options: &Own) -> Result<()> {
             .try_for_each(|(name, file)| {
                 let file = file.display().to_string();
                 server
-                    .watch(&["cluster", "register", name, "--kubeconfig", &file, "--wait"])
+                    .run_with_progress(&[
+                        "cluster",
+                        "register",
+                        name,
+                        "--kubeconfig",
+                        &file,
+                        "--wait",
+                    ])
                     .map(drop)
             })
     })?;
@@ -103,7 +110,7 @@ pub(crate) fn run(options: &Own) -> Result<()> {
         .into_iter()
         .chain(members)
         .collect();
-        server.watch(&words)
+        server.run_with_progress(&words)
     })?;
     let upgrade = parts.run_part("canary: bring 1.27.9 up beside 1.25.1", || {
         plan_upgrade(&server, NEW_RELEASE.0, "canary", "0")
@@ -111,7 +118,7 @@ pub(crate) fn run(options: &Own) -> Result<()> {
     parts.run_part("promote, roll every sidecar, retire 1.25.1", || {
         apply_verb(&server, "promote", &upgrade, "succeeded")
     })?;
-    println!("\n{}", server.cli(&["mesh", "workloads", "demo"])?);
+    println!("\n{}", server.run_cli(&["mesh", "workloads", "demo"])?);
     tour.write_report(&json!({ "parts": parts.to_json() }))?;
     println!(
         "The mesh stays in your clusters. To take it down: meshwright mesh delete demo --wait"

@@ -6,33 +6,37 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::rollback::settle;
+use super::rollback::wait_until_settled;
 use super::{NEW_RELEASE, OLD_RELEASE, apply_verb, text_field};
 use crate::Result;
-use crate::lab::{Lab, until};
-use crate::server::Server;
-use crate::story::{carries, differences, is_gone};
+use crate::lab::{Lab, wait_until};
+use crate::server::DevServer;
+use crate::story::{assert_revision_gone, assert_sidecars, diff_dumps};
 
-const LIMIT: Duration = Duration::from_secs(90);
-const POLICY: &str = "refuse-one-object";
+const STATE_TIMEOUT: Duration = Duration::from_secs(90);
+const POLICY_NAME: &str = "refuse-one-object";
 
 /// An object that the policy refuses: cluster, API group, plural and name.
-type Object = (&'static str, &'static str, &'static str, &'static str);
+type RefusedObject = (&'static str, &'static str, &'static str, &'static str);
 
 /// Objects that are refused, one for each run. The Deployment is the last object of the control
 /// plane; a member's Service is in the middle of its objects.
-const REFUSED: [Object; 2] = [
+const REFUSED_OBJECTS: [RefusedObject; 2] = [
     ("hosting", "apps", "deployments", "istiod-1-27-9"),
     ("c2", "", "services", "istiod-1-27-9"),
 ];
 
 /// Checks that a canary pauses when one object is refused, and that it can be rolled back while the
 /// policy is still in force.
-pub(crate) fn rolled_back(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
-    for object in REFUSED {
-        settle(lab)?;
-        let before = lab.dump()?;
-        let policy = Policy::refusing(lab, dir, object)?;
+pub(crate) fn check_rollback_after_refusal(
+    lab: &Lab,
+    server: &DevServer,
+    dir: &Path,
+) -> Result<()> {
+    for object in REFUSED_OBJECTS {
+        wait_until_settled(lab)?;
+        let before = lab.dump_objects()?;
+        let policy = AdmissionPolicy::deny_object(lab, dir, object)?;
         let planned = [
             "upgrade",
             "plan",
@@ -44,9 +48,9 @@ pub(crate) fn rolled_back(lab: &Lab, server: &Server, dir: &Path) -> Result<()> 
             "--hold-seconds",
             "3600",
         ];
-        let upgrade = text_field(&server.ask(&planned)?, "id")?;
-        server.cli(&["upgrade", "start", &upgrade])?;
-        let paused = server.await_state(&upgrade, "paused", LIMIT)?;
+        let upgrade = text_field(&server.run_json(&planned)?, "id")?;
+        server.run_cli(&["upgrade", "start", &upgrade])?;
+        let paused = server.wait_for_state(&upgrade, "paused", STATE_TIMEOUT)?;
         let code = &paused["problem"]["code"];
         if code != "cluster_refused" && code != "permission_missing" {
             return Err(format!(
@@ -56,10 +60,10 @@ pub(crate) fn rolled_back(lab: &Lab, server: &Server, dir: &Path) -> Result<()> 
         }
         apply_verb(server, "rollback", &upgrade, "rolled_back")?;
         drop(policy);
-        carries(lab, OLD_RELEASE.1, OLD_RELEASE.2)?;
-        is_gone(lab, NEW_RELEASE.1)?;
-        settle(lab)?;
-        let differs = differences(&before, &lab.dump()?, &[]);
+        assert_sidecars(lab, OLD_RELEASE.1, OLD_RELEASE.2)?;
+        assert_revision_gone(lab, NEW_RELEASE.1)?;
+        wait_until_settled(lab)?;
+        let differs = diff_dumps(&before, &lab.dump_objects()?, &[]);
         if !differs.is_empty() {
             return Err(format!(
                 "{object:?} was refused, and {} lines differ:\n{}",
@@ -72,26 +76,30 @@ pub(crate) fn rolled_back(lab: &Lab, server: &Server, dir: &Path) -> Result<()> 
 }
 
 /// A policy in force; it is deleted when this value is dropped.
-struct Policy<'a> {
+struct AdmissionPolicy<'a> {
     lab: &'a Lab,
     cluster: &'static str,
     file: String,
 }
 
-impl<'a> Policy<'a> {
-    fn refusing(lab: &'a Lab, dir: &Path, (cluster, group, plural, name): Object) -> Result<Self> {
+impl<'a> AdmissionPolicy<'a> {
+    fn deny_object(
+        lab: &'a Lab,
+        dir: &Path,
+        (cluster, group, plural, name): RefusedObject,
+    ) -> Result<Self> {
         let rule = json!({ "apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [plural] });
         let api = "admissionregistration.k8s.io/v1";
         let policy = json!({
-            "apiVersion": api, "kind": "ValidatingAdmissionPolicy", "metadata": { "name": POLICY },
+            "apiVersion": api, "kind": "ValidatingAdmissionPolicy", "metadata": { "name": POLICY_NAME },
             "spec": {
                 "failurePolicy": "Fail", "matchConstraints": { "resourceRules": [rule] },
                 "validations": [{ "expression": format!("object.metadata.name != '{name}'"), "message": "refused by the lab" }],
             },
         });
         let binding = json!({
-            "apiVersion": api, "kind": "ValidatingAdmissionPolicyBinding", "metadata": { "name": POLICY },
-            "spec": { "policyName": POLICY, "validationActions": ["Deny"] },
+            "apiVersion": api, "kind": "ValidatingAdmissionPolicyBinding", "metadata": { "name": POLICY_NAME },
+            "spec": { "policyName": POLICY_NAME, "validationActions": ["Deny"] },
         });
         let list = json!({ "apiVersion": "v1", "kind": "List", "items": [policy, binding] });
         let file = dir.join("refused.json");
@@ -101,7 +109,7 @@ impl<'a> Policy<'a> {
         let made = Self { lab, cluster, file };
         // A policy comes into force a moment after it was written, so try until it refuses an
         // object.
-        until("the policy is in force", LIMIT, || {
+        wait_until("the policy is in force", STATE_TIMEOUT, || {
             let metadata = json!({ "name": name, "namespace": "default" });
             let kind = if plural == "services" {
                 "Service"
@@ -139,7 +147,7 @@ impl<'a> Policy<'a> {
     }
 }
 
-impl Drop for Policy<'_> {
+impl Drop for AdmissionPolicy<'_> {
     fn drop(&mut self) {
         if let Err(error) = self
             .lab

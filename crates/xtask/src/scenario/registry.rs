@@ -5,21 +5,21 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::access::{equal, refused};
-use crate::beside::Beside;
+use super::access::{assert_equal, assert_refused};
+use crate::beside::TlsProgram;
 use crate::lab::Lab;
-use crate::server::Server;
+use crate::server::DevServer;
 use crate::{Result, run_command};
 
 /// Version that the catalogue does not have before this test.
-const VERSION: &str = "1.27.9.9";
+const NEW_VERSION: &str = "1.27.9.9";
 /// Community version whose charts are pushed to the registry.
-const COMMUNITY: &str = "1.27.9";
+const CHART_VERSION: &str = "1.27.9";
 
-pub(super) fn imported(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
-    let registry = Beside::start("registry", dir)?;
+pub(super) fn check_registry_import(lab: &Lab, server: &DevServer, dir: &Path) -> Result<()> {
+    let registry = TlsProgram::start("registry", dir)?;
     let charts = format!("oci://{}/charts", registry.address);
-    let helm = lab.helm()?;
+    let helm = lab.helm_binary()?;
     for chart in ["base", "istiod"] {
         let run = |arguments: &[&str]| {
             run_command(
@@ -29,26 +29,38 @@ pub(super) fn imported(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
             )
         };
         let (from, into) = (
-            format!("{}/{chart}", lab.charts(COMMUNITY)?),
+            format!("{}/{chart}", lab.charts_path(CHART_VERSION)?),
             dir.display().to_string(),
         );
         run(&[
             "package",
             &from,
             "--version",
-            COMMUNITY,
+            CHART_VERSION,
             "--destination",
             &into,
         ])?;
-        run(&["push", &format!("{into}/{chart}-{COMMUNITY}.tgz"), &charts])?;
+        run(&[
+            "push",
+            &format!("{into}/{chart}-{CHART_VERSION}.tgz"),
+            &charts,
+        ])?;
     }
     let key = server.state_dir().join("operator-key");
     let operator = server
-        .client()
+        .clone_client()
         .with_key(key)
-        .believing(registry.certificate.clone());
+        .with_ca_file(registry.certificate.clone());
     let import = [
-        "release", "import", VERSION, "--charts", &charts, "--helm", &helm, "--hub", "lab",
+        "release",
+        "import",
+        NEW_VERSION,
+        "--charts",
+        &charts,
+        "--helm",
+        &helm,
+        "--hub",
+        "lab",
     ];
     let known = [
         "--released-on",
@@ -58,45 +70,45 @@ pub(super) fn imported(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
         "--minimum-edition",
         "enterprise",
     ];
-    match operator.cli(&[&import[..], &["--chart-version", "1.2.3"]].concat()) {
+    match operator.run_cli(&[&import[..], &["--chart-version", "1.2.3"]].concat()) {
         Err(said) if said.contains("did not pull") && said.contains("1.2.3") => {}
         other => return Err(format!("charts that are not there: {other:?}")),
     }
-    let made = operator.ask(&[&import[..], &known].concat())?;
-    equal("its tag", made["tag"].as_str(), Some(COMMUNITY))?;
-    equal(
+    let made = operator.run_json(&[&import[..], &known].concat())?;
+    assert_equal("its tag", made["tag"].as_str(), Some(CHART_VERSION))?;
+    assert_equal(
         "its channels",
         &made["channels"],
         &serde_json::json!(["rapid"]),
     )?;
-    equal("it can be reached in place", reachable(server)?, true)?;
-    operator.cli(&["release", "set", VERSION, "withdrawn"])?;
-    equal("it can still be reached", reachable(server)?, false)?;
+    assert_equal("it can be reached in place", is_reachable(server)?, true)?;
+    operator.run_cli(&["release", "set", NEW_VERSION, "withdrawn"])?;
+    assert_equal("it can still be reached", is_reachable(server)?, false)?;
     let create = [
         "mesh",
         "create",
         "late",
         "--version",
-        VERSION,
+        NEW_VERSION,
         "--edition",
         "enterprise",
         "--cluster",
         "c1",
     ];
-    refused(server, &create, "version_refused")
+    assert_refused(server, &create, "version_refused")
 }
 
 /// Returns whether the mesh can reach the version now, directly by some strategy or over
 /// intermediate versions.
-fn reachable(server: &Server) -> Result<bool> {
-    let options = server.ask(&["mesh", "options", "demo"])?;
+fn is_reachable(server: &DevServer) -> Result<bool> {
+    let options = server.run_json(&["mesh", "options", "demo"])?;
     let items = options["items"]
         .as_array()
         .map(Vec::as_slice)
         .unwrap_or_default();
     let option = items
         .iter()
-        .find(|option| option["version"] == VERSION)
+        .find(|option| option["version"] == NEW_VERSION)
         .ok_or("it is not in the options")?;
     let direct = option["strategies"]
         .as_array()

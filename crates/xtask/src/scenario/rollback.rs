@@ -5,39 +5,45 @@ use std::time::Duration;
 
 use super::{NEW_RELEASE, OLD_RELEASE, apply_verb, plan_upgrade};
 use crate::Result;
-use crate::lab::{Lab, accepted, ours, until};
-use crate::server::Server;
-use crate::story::{carries, differences, is_gone};
-use crate::worker::{Holdable, Step};
+use crate::lab::{Lab, is_accepted, is_from_meshwright, wait_until};
+use crate::server::DevServer;
+use crate::story::{assert_revision_gone, assert_sidecars, diff_dumps};
+use crate::worker::{PausableLabWorker, StepSelector};
 
 /// Stages that an upgrade is rolled back from.
-pub(crate) const STAGES: [&str; 5] = ["deployed", "moved", "promoting", "rolling", "holding"];
+pub(crate) const ROLLBACK_STAGES: [&str; 5] =
+    ["deployed", "moved", "promoting", "rolling", "holding"];
 /// Workload whose pods are created again while the promotion is split. The upgrade never patched
 /// it, so the rollback has no former template to restore; it restarts the workload and leaves its
 /// stamp.
-const STRAY: &str = "shop/web";
+const STRAY_WORKLOAD: &str = "shop/web";
 /// Step before which a promotion is split: the tags of the first member have moved, and those of
 /// the second have not.
-pub(crate) const SECOND_TAG: Step = Step {
+pub(crate) const SECOND_TAG_STEP: StepSelector = StepSelector {
     kind: "promote",
     title: "tag default in c2",
 };
 /// First workload of the second member: every workload before it has been restarted or is about to
 /// be.
-const MIDDLE: Step = Step {
+const MIDDLE_RESTART_STEP: StepSelector = StepSelector {
     kind: "roll",
     title: "restart billing/deployment/api in c2",
 };
-const LIMIT: Duration = Duration::from_secs(90);
+const STATE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Takes an upgrade to a stage and rolls it back, and compares every object in every cluster.
-pub(crate) fn from(lab: &Lab, server: &Server, worker: &Holdable, stage: &str) -> Result<()> {
-    settle(lab)?;
-    let before = lab.dump()?;
+pub(crate) fn check_rollback_from(
+    lab: &Lab,
+    server: &DevServer,
+    worker: &PausableLabWorker,
+    stage: &str,
+) -> Result<()> {
+    wait_until_settled(lab)?;
+    let before = lab.dump_objects()?;
     let upgrade = plan_upgrade(server, NEW_RELEASE.0, "canary", "3600")?;
     match stage {
         "moved" => {
-            server.watch(&[
+            server.run_with_progress(&[
                 "upgrade",
                 "move",
                 &upgrade,
@@ -46,31 +52,35 @@ pub(crate) fn from(lab: &Lab, server: &Server, worker: &Holdable, stage: &str) -
                 "--wait",
             ])?;
         }
-        "promoting" => split(lab, server, worker, &upgrade)?,
-        "rolling" => half_rolled(lab, server, worker, &upgrade)?,
-        "holding" => silent_member(lab, server, &upgrade)?,
+        "promoting" => split_promotion(lab, server, worker, &upgrade)?,
+        "rolling" => pause_mid_rollout(lab, server, worker, &upgrade)?,
+        "holding" => check_silent_member(lab, server, &upgrade)?,
         _ => {}
     }
     apply_verb(server, "rollback", &upgrade, "rolled_back")?;
-    carries(lab, OLD_RELEASE.1, OLD_RELEASE.2)?;
-    is_gone(lab, NEW_RELEASE.1)?;
-    settle(lab)?;
-    let stray: &[&str] = if stage == "promoting" { &[STRAY] } else { &[] };
-    let differs = differences(&before, &lab.dump()?, stray);
+    assert_sidecars(lab, OLD_RELEASE.1, OLD_RELEASE.2)?;
+    assert_revision_gone(lab, NEW_RELEASE.1)?;
+    wait_until_settled(lab)?;
+    let stray: &[&str] = if stage == "promoting" {
+        &[STRAY_WORKLOAD]
+    } else {
+        &[]
+    };
+    let differs = diff_dumps(&before, &lab.dump_objects()?, stray);
     if differs.is_empty() {
         Ok(())
     } else {
         Err(format!(
             "{} lines differ:\n{}",
             differs.len(),
-            shorten(&differs)
+            shorten_lines(&differs)
         ))
     }
 }
 
 /// Stops a member before the promotion. All members are checked before the first tag moves, so the
 /// silent one stops the promotion and no tag has moved.
-fn silent_member(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
+fn check_silent_member(lab: &Lab, server: &DevServer, upgrade: &str) -> Result<()> {
     let silence = lab.stop_process("c2/kube-apiserver")?;
     let stopped = apply_verb(server, "promote", upgrade, "holding").err();
     let tags = lab.run_kubectl(
@@ -84,7 +94,7 @@ fn silent_member(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
         ],
     );
     drop(silence);
-    let state = server.ask(&["upgrade", "get", upgrade])?;
+    let state = server.run_json(&["upgrade", "get", upgrade])?;
     if stopped.is_none()
         || state["problem"]["code"] != "cluster_unreachable"
         || tags? != OLD_RELEASE.1
@@ -93,21 +103,26 @@ fn silent_member(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
             "the promotion was not stopped as it should be: {state}"
         ));
     }
-    until("the member answers again", Duration::from_mins(1), || {
-        lab.get("c2", &["nodes"]).ok()
+    wait_until("the member answers again", Duration::from_mins(1), || {
+        lab.list_objects("c2", &["nodes"]).ok()
     })?;
     apply_verb(server, "retry", upgrade, "holding")
 }
 
 /// Stops the second member after the tags of the first have moved. Pods that are created meanwhile
 /// in the first member get the new revision.
-fn split(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> Result<()> {
-    let held = worker.before(SECOND_TAG, || {
-        server.cli(&["upgrade", "promote", upgrade]).map(drop)
+fn split_promotion(
+    lab: &Lab,
+    server: &DevServer,
+    worker: &PausableLabWorker,
+    upgrade: &str,
+) -> Result<()> {
+    let held = worker.pause_before(SECOND_TAG_STEP, || {
+        server.run_cli(&["upgrade", "promote", upgrade]).map(drop)
     })?;
     let stopped = lab.stop_process("c2/kube-apiserver")?;
     drop(held);
-    let paused = server.await_state(upgrade, "paused", LIMIT)?;
+    let paused = server.wait_for_state(upgrade, "paused", STATE_TIMEOUT)?;
     if paused["problem"]["code"] != "tag_split" {
         return Err(format!(
             "a member was lost in the middle of a promotion, and the upgrade says {}",
@@ -115,15 +130,15 @@ fn split(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> Result
         ));
     }
     let retired = server
-        .cli(&["upgrade", "retire", upgrade])
+        .run_cli(&["upgrade", "retire", upgrade])
         .err()
         .unwrap_or_default();
     if !retired.contains("(invalid_transition)") {
         return Err(format!("the old revision is not protected: {retired}"));
     }
     drop(stopped);
-    until("the member answers again", LIMIT, || {
-        lab.get("c2", &["nodes"]).ok()
+    wait_until("the member answers again", STATE_TIMEOUT, || {
+        lab.list_objects("c2", &["nodes"]).ok()
     })?;
     for (member, revision) in [("c1", NEW_RELEASE.1), ("c2", OLD_RELEASE.1)] {
         let tag = [
@@ -153,9 +168,9 @@ fn split(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> Result
             "--wait=false",
         ],
     )?;
-    until("a pod of the mixed window is there", LIMIT, || {
+    wait_until("a pod of the mixed window is there", STATE_TIMEOUT, || {
         let pods = lab
-            .get("c1", &["pods", "-n", "shop", "-l", "app=web"])
+            .list_objects("c1", &["pods", "-n", "shop", "-l", "app=web"])
             .ok()?;
         pods.iter()
             .any(|pod| pod["metadata"]["annotations"]["istio.io/rev"] == NEW_RELEASE.1)
@@ -165,20 +180,28 @@ fn split(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> Result
 
 /// Pauses in the middle of the roll-out. After the pause is visible, no cluster may accept another
 /// patch from us.
-fn half_rolled(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> Result<()> {
-    let held = worker.before(MIDDLE, || {
-        server.cli(&["upgrade", "promote", upgrade]).map(drop)
+fn pause_mid_rollout(
+    lab: &Lab,
+    server: &DevServer,
+    worker: &PausableLabWorker,
+    upgrade: &str,
+) -> Result<()> {
+    let held = worker.pause_before(MIDDLE_RESTART_STEP, || {
+        server.run_cli(&["upgrade", "promote", upgrade]).map(drop)
     })?;
-    server.cli(&["upgrade", "pause", upgrade])?;
+    server.run_cli(&["upgrade", "pause", upgrade])?;
     drop(held);
-    server.await_state(upgrade, "paused", LIMIT)?;
-    let mut audits = [lab.audit("c1")?, lab.audit("c2")?, lab.audit("hosting")?];
+    server.wait_for_state(upgrade, "paused", STATE_TIMEOUT)?;
+    let mut audits = [
+        lab.tail_audit_log("c1")?,
+        lab.tail_audit_log("c2")?,
+        lab.tail_audit_log("hosting")?,
+    ];
     std::thread::sleep(Duration::from_secs(2));
     for audit in &mut audits {
-        let late = audit
-            .fresh()?
-            .into_iter()
-            .find(|entry| ours(entry) && accepted(entry) && entry["verb"] == "patch");
+        let late = audit.read_new_entries()?.into_iter().find(|entry| {
+            is_from_meshwright(entry) && is_accepted(entry) && entry["verb"] == "patch"
+        });
         if let Some(entry) = late {
             return Err(format!(
                 "a patch was accepted after the pause was visible: {}",
@@ -190,15 +213,15 @@ fn half_rolled(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> 
 }
 
 /// Waits until two dumps are equal, so that later dumps can be compared.
-pub(super) fn settle(lab: &Lab) -> Result<()> {
-    until("the lab has settled", Duration::from_mins(1), || {
-        let first = lab.dump().ok()?;
+pub(super) fn wait_until_settled(lab: &Lab) -> Result<()> {
+    wait_until("the lab has settled", Duration::from_mins(1), || {
+        let first = lab.dump_objects().ok()?;
         std::thread::sleep(Duration::from_millis(700));
-        (first == lab.dump().ok()?).then_some(())
+        (first == lab.dump_objects().ok()?).then_some(())
     })
 }
 
-fn shorten(lines: &[String]) -> String {
+fn shorten_lines(lines: &[String]) -> String {
     lines
         .iter()
         .take(12)

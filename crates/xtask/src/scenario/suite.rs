@@ -10,20 +10,20 @@ use super::{
     in_place, leaving, refused, registry, rollback, sidecars, text_field, twice,
 };
 use crate::Result;
-use crate::lab::{Lab, until};
-use crate::server::Server;
-use crate::story::MEMBERS;
-use crate::worker::Holdable;
+use crate::lab::{Lab, wait_until};
+use crate::server::DevServer;
+use crate::story::MEMBER_CLUSTERS;
+use crate::worker::PausableLabWorker;
 
 /// Patch before the newest one. It runs the newest one's istiod, which learns its version from its
 /// image only.
-const PATCH: LabRelease = ("1.27.8.1", "1-27-8", "lab/proxyv2:1.27.8");
+const PATCH_RELEASE: LabRelease = ("1.27.8.1", "1-27-8", "lab/proxyv2:1.27.8");
 /// Newest patch in the same revision, because an upgrade in place keeps the revision's name.
-const PATCHED: LabRelease = ("1.27.9.1", "1-27-8", "lab/proxyv2:1.27.9");
+const PATCHED_IN_PLACE: LabRelease = ("1.27.9.1", "1-27-8", "lab/proxyv2:1.27.9");
 /// Another build of the newest patch with an equal proxy image.
-const REBUILT: LabRelease = ("1.27.9.2", "1-27-8", "lab/proxyv2:1.27.9");
+const REBUILT_RELEASE: LabRelease = ("1.27.9.2", "1-27-8", "lab/proxyv2:1.27.9");
 /// Another build of the newest patch with another proxy image.
-const NEW_IMAGE: LabRelease = ("1.27.9.3", "1-27-8", "lab/proxyv2:1.27.9-fips");
+const NEW_IMAGE_RELEASE: LabRelease = ("1.27.9.3", "1-27-8", "lab/proxyv2:1.27.9-fips");
 const CATALOGUE: [(&str, &str); 5] = [
     ("1.25.1.1", "1.25.1"),
     ("1.27.8.1", "1.27.9"),
@@ -33,7 +33,7 @@ const CATALOGUE: [(&str, &str); 5] = [
 ];
 
 #[derive(Debug, Args)]
-pub(crate) struct All {
+pub(crate) struct SuiteOptions {
     /// Folder for all files that the run writes.
     #[arg(long)]
     dir: PathBuf,
@@ -46,17 +46,17 @@ pub(crate) struct All {
 }
 
 /// A scenario: its title and its function.
-type Scenario<'a> = (String, Box<dyn Fn() -> Result<()> + 'a>);
+type NamedScenario<'a> = (String, Box<dyn Fn() -> Result<()> + 'a>);
 
-pub(crate) fn all(options: &All) -> Result<()> {
+pub(crate) fn run_suite(options: &SuiteOptions) -> Result<()> {
     let mut parts = PartTimings::new();
     let lab = parts.run_part("start a lab", || Lab::start("scenario", 2))?;
     let (server, worker) = parts.run_part("start Meshwright", || {
-        Holdable::with_server(&lab, &options.dir, &options.listen, &CATALOGUE, &[])
+        PausableLabWorker::start_with_server(&lab, &options.dir, &options.listen, &CATALOGUE, &[])
     })?;
     bring_up_mesh(&lab, &server, &mut parts)?;
     let mut passed = 0;
-    for (title, scenario) in scenarios(&lab, &server, &worker, &options.dir) {
+    for (title, scenario) in list_scenarios(&lab, &server, &worker, &options.dir) {
         if !options.only.is_empty()
             && !options
                 .only
@@ -75,142 +75,153 @@ pub(crate) fn all(options: &All) -> Result<()> {
 
 /// Returns all scenarios in their order: the mesh stays on the old version until it leaves it for
 /// good, and then moves in place.
-fn scenarios<'a>(
+fn list_scenarios<'a>(
     lab: &'a Lab,
-    server: &'a Server,
-    worker: &'a Holdable,
+    server: &'a DevServer,
+    worker: &'a PausableLabWorker,
     dir: &'a Path,
-) -> Vec<Scenario<'a>> {
-    let mut all = before_upgrades(lab, server, dir);
-    all.extend(rollbacks(lab, server, worker, dir));
-    all.extend(left_for_good(lab, server, dir));
+) -> Vec<NamedScenario<'a>> {
+    let mut all = pre_upgrade_scenarios(lab, server, dir);
+    all.extend(rollback_scenarios(lab, server, worker, dir));
+    all.extend(one_way_scenarios(lab, server, dir));
     all
 }
 
 /// Scenarios in which the mesh stays on the old version while its parts are inspected, killed and
 /// renewed.
-fn before_upgrades<'a>(lab: &'a Lab, server: &'a Server, dir: &'a Path) -> Vec<Scenario<'a>> {
+fn pre_upgrade_scenarios<'a>(
+    lab: &'a Lab,
+    server: &'a DevServer,
+    dir: &'a Path,
+) -> Vec<NamedScenario<'a>> {
     vec![
-        ("istioctl agrees with our tags".into(), Box::new(move || istioctl_agrees(lab, server))),
+        ("istioctl agrees with our tags".into(), Box::new(move || check_istioctl_tags(lab, server))),
         (
             "a hosted control plane puts nothing cluster-wide into the hosting cluster".into(),
-            Box::new(move || nothing_cluster_wide(lab)),
+            Box::new(move || check_nothing_cluster_wide(lab)),
         ),
         (
             "the mesh's namespace in the hosting cluster is restricted, counted and closed".into(),
-            Box::new(move || hosting::is_limited(lab, server)),
+            Box::new(move || hosting::check_namespace_limits(lab, server)),
         ),
         (
             "a canary begins with the switches that its mesh has".into(),
-            Box::new(move || hosting::canary_keeps_switches(lab, server)),
+            Box::new(move || hosting::check_canary_keeps_env(lab, server)),
         ),
         (
             "in place across two minors a mesh keeps its switches, and on the way back".into(),
-            Box::new(move || hosting::in_place_keeps_switches(lab, server)),
+            Box::new(move || hosting::check_in_place_keeps_env(lab, server)),
         ),
         (
             "keys, labels, tenants and the audit log by the command line".into(),
-            Box::new(move || access::by_command_line(server, dir)),
+            Box::new(move || access::check_command_line(server, dir)),
         ),
         (
             "a cluster's own accounts log in with its tokens, as far as they were granted it".into(),
-            Box::new(move || identity::accounts(lab, server, dir)),
+            Box::new(move || identity::check_account_login(lab, server, dir)),
         ),
         (
             "a cluster is registered once, whichever tenant comes second".into(),
-            Box::new(move || twice::refused_to_another_tenant(lab, server, dir)),
+            Box::new(move || twice::check_second_registration(lab, server, dir)),
         ),
         (
             "a release comes from a registry, and is withdrawn".into(),
-            Box::new(move || registry::imported(lab, server, dir)),
+            Box::new(move || registry::check_registry_import(lab, server, dir)),
         ),
-        ("a killed istiod is started again".into(), Box::new(move || killed_istiod(lab, server))),
+        ("a killed istiod is started again".into(), Box::new(move || check_istiod_restart(lab, server))),
         (
             "credentials are renewed without a restart, and the former ones are dead".into(),
-            Box::new(move || credentials::renewed(lab, server)),
+            Box::new(move || credentials::check_renewal(lab, server)),
         ),
         (
             "a revoked credential is shown, left alone, and replaced".into(),
-            Box::new(move || credentials::revoked(lab, server)),
+            Box::new(move || credentials::check_revocation(lab, server)),
         ),
         (
             "a member's new authority reaches the control planes, restarted only where they need it".into(),
-            Box::new(move || credentials::rerouted(lab, server, dir)),
+            Box::new(move || credentials::check_new_authority(lab, server, dir)),
         ),
     ]
 }
 
 /// Scenarios in which the mesh leaves the old version and is rolled back to it.
-fn rollbacks<'a>(
+fn rollback_scenarios<'a>(
     lab: &'a Lab,
-    server: &'a Server,
-    worker: &'a Holdable,
+    server: &'a DevServer,
+    worker: &'a PausableLabWorker,
     dir: &'a Path,
-) -> impl Iterator<Item = Scenario<'a>> {
-    let from = move |stage| -> Scenario<'a> {
+) -> impl Iterator<Item = NamedScenario<'a>> {
+    let from = move |stage| -> NamedScenario<'a> {
         let title = format!("rollback restores everything: {stage}");
         (
             title,
-            Box::new(move || rollback::from(lab, server, worker, stage)),
+            Box::new(move || rollback::check_rollback_from(lab, server, worker, stage)),
         )
     };
-    let refused: Scenario<'a> = (
+    let refused: NamedScenario<'a> = (
         "rollback restores everything: one object refused by a policy".into(),
-        Box::new(move || refused::rolled_back(lab, server, dir)),
+        Box::new(move || refused::check_rollback_after_refusal(lab, server, dir)),
     );
-    rollback::STAGES.into_iter().map(from).chain([refused])
+    rollback::ROLLBACK_STAGES
+        .into_iter()
+        .map(from)
+        .chain([refused])
 }
 
 /// Scenarios in which the mesh leaves the old version for good, moves in place and is deleted.
-fn left_for_good<'a>(lab: &'a Lab, server: &'a Server, dir: &'a Path) -> Vec<Scenario<'a>> {
+fn one_way_scenarios<'a>(
+    lab: &'a Lab,
+    server: &'a DevServer,
+    dir: &'a Path,
+) -> Vec<NamedScenario<'a>> {
     vec![
         (
             "holding ends with one call, but not while an Envoy is left behind".into(),
-            Box::new(move || sidecars::left_behind(lab, server, dir, PATCH)),
+            Box::new(move || sidecars::check_left_behind(lab, server, dir, PATCH_RELEASE)),
         ),
         (
             "in place across a patch: one restart each, and the old label still injects".into(),
             Box::new(move || {
-                in_place::moves(lab, server, PATCHED, 1)?;
-                in_place::answers_to(lab, &["1-27-8", "1-27-9"], PATCHED.1)
+                in_place::check_in_place_upgrade(lab, server, PATCHED_IN_PLACE, 1)?;
+                in_place::check_injection_labels(lab, &["1-27-8", "1-27-9"], PATCHED_IN_PLACE.1)
             }),
         ),
         (
             "in place with an equal proxy image restarts nothing".into(),
-            Box::new(move || in_place::moves(lab, server, REBUILT, 0)),
+            Box::new(move || in_place::check_in_place_upgrade(lab, server, REBUILT_RELEASE, 0)),
         ),
         (
             "in place with another proxy image restarts everything once".into(),
-            Box::new(move || in_place::moves(lab, server, NEW_IMAGE, 1)),
+            Box::new(move || in_place::check_in_place_upgrade(lab, server, NEW_IMAGE_RELEASE, 1)),
         ),
         (
             "a deleted mesh leaves nothing behind".into(),
-            Box::new(move || credentials::mesh_gone(lab, server)),
+            Box::new(move || credentials::check_mesh_deletion(lab, server)),
         ),
         (
             "our account may do what it did, and nothing else".into(),
-            Box::new(move || credentials::least_privilege(lab, server)),
+            Box::new(move || credentials::check_least_privilege(lab, server)),
         ),
         (
             "a dead member is left behind by force, and what stays in it is listed".into(),
-            Box::new(move || leaving::by_force(lab, server)),
+            Box::new(move || leaving::check_forced_deletion(lab, server)),
         ),
         (
             "a deregistered cluster keeps nothing of ours".into(),
-            Box::new(move || leaving::deregistered(lab, server)),
+            Box::new(move || leaving::check_deregistration(lab, server)),
         ),
     ]
 }
 
-pub(super) fn namespace(server: &Server) -> Result<String> {
-    text_field(&server.ask(&["mesh", "get", "demo"])?, "namespace")
+pub(super) fn mesh_namespace(server: &DevServer) -> Result<String> {
+    text_field(&server.run_json(&["mesh", "get", "demo"])?, "namespace")
 }
 
 /// Checks that a tenant's istiod has nothing cluster-wide in the hosting cluster, where it must not
 /// reach beyond its namespace.
-fn nothing_cluster_wide(lab: &Lab) -> Result<()> {
+fn check_nothing_cluster_wide(lab: &Lab) -> Result<()> {
     let kinds = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,customresourcedefinitions";
-    for object in lab.get("hosting", &[kinds])? {
+    for object in lab.list_objects("hosting", &[kinds])? {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         if name.contains("istio") || name.contains("meshwright") || name.contains("demo") {
             return Err(format!(
@@ -223,9 +234,9 @@ fn nothing_cluster_wide(lab: &Lab) -> Result<()> {
 }
 
 /// Checks that istioctl sees the revision tags of each member on the old revision.
-fn istioctl_agrees(lab: &Lab, server: &Server) -> Result<()> {
-    let namespace = namespace(server)?;
-    for member in MEMBERS {
+fn check_istioctl_tags(lab: &Lab, server: &DevServer) -> Result<()> {
+    let namespace = mesh_namespace(server)?;
+    for member in MEMBER_CLUSTERS {
         let said = lab.run_istioctl(member, &["tag", "list", "-i", &namespace])?;
         for tag in ["stable", "default", "canary"] {
             let pointed = said
@@ -243,20 +254,22 @@ fn istioctl_agrees(lab: &Lab, server: &Server) -> Result<()> {
 }
 
 /// Kills an istiod, and waits until it has been restarted and is ready.
-fn killed_istiod(lab: &Lab, server: &Server) -> Result<()> {
-    let namespace = namespace(server)?;
-    let pods = lab.get("hosting", &["pods", "-n", &namespace])?;
+fn check_istiod_restart(lab: &Lab, server: &DevServer) -> Result<()> {
+    let namespace = mesh_namespace(server)?;
+    let pods = lab.list_objects("hosting", &["pods", "-n", &namespace])?;
     let name = pods
         .first()
         .and_then(|pod| pod["metadata"]["name"].as_str())
         .ok_or("no istiod runs")?
         .to_owned();
     lab.signal_process(&format!("hosting/pod/{namespace}/{name}"), "KILL")?;
-    until(
+    wait_until(
         "the killed istiod is ready again",
         Duration::from_secs(90),
         || {
-            let pods = lab.get("hosting", &["pods", "-n", &namespace]).ok()?;
+            let pods = lab
+                .list_objects("hosting", &["pods", "-n", &namespace])
+                .ok()?;
             let pod = pods
                 .into_iter()
                 .find(|pod| pod["metadata"]["name"] == name.as_str())?;

@@ -8,23 +8,23 @@ use std::process::Command;
 use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use serde_json::Value;
 
-use super::FIRST;
+use super::FIRST_TENANT;
 use crate::{Result, fresh, run_command};
 
 /// Folder of the queries that sqlx has checked.
-const QUERIES: &str = ".sqlx";
+const QUERIES_DIR: &str = ".sqlx";
 /// Clock ticks in a second, the unit of times in `/proc`.
-const TICKS: f64 = 100.0;
+const CLOCK_TICKS_PER_SECOND: f64 = 100.0;
 /// Scale factor of `pgbench -S`, which has 100,000 rows for each unit.
-const SCALE: &str = "1";
+const PGBENCH_SCALE: &str = "1";
 
 /// Checks that pgbench is installed.
 ///
 /// # Errors
 ///
 /// Returns an error that names the missing package.
-pub(super) fn available() -> Result<()> {
-    let program = fresh::program("pgbench")?;
+pub(super) fn require_pgbench() -> Result<()> {
+    let program = fresh::postgres_program("pgbench")?;
     if program.exists() {
         return Ok(());
     }
@@ -35,7 +35,7 @@ pub(super) fn available() -> Result<()> {
 }
 
 /// Database and scripts that pgbench uses.
-pub(super) struct Database {
+pub(super) struct PgbenchDatabase {
     folder: PathBuf,
     /// URL with the role of the API.
     api: String,
@@ -47,23 +47,29 @@ pub(super) struct Database {
     seconds: String,
 }
 
-impl Database {
+impl PgbenchDatabase {
     /// Writes the scripts, and creates the rows of `pgbench -S`.
-    pub(super) fn prepare(
+    pub(super) fn create_scripts(
         postgres: &EmbeddedPostgres,
         scratch: &Path,
         clients: usize,
         seconds: u64,
     ) -> Result<Self> {
         let (api, root) = (
-            postgres.url("mw_api", fresh::NAME),
+            postgres.url("mw_api", fresh::DATABASE_NAME),
             postgres.url(SUPERUSER, "postgres"),
         );
         let (reads, writes) = (scratch.join("reads.sql"), scratch.join("writes.sql"));
-        let written = std::fs::write(&reads, script_of_reads()?)
-            .and_then(|()| std::fs::write(&writes, script_of_writes()));
+        let written = std::fs::write(&reads, read_script()?)
+            .and_then(|()| std::fs::write(&writes, write_script()));
         written.map_err(|error| error.to_string())?;
-        run_command(pgbench()?.args(["--initialize", "--quiet", "--scale", SCALE, &root]))?;
+        run_command(pgbench_command()?.args([
+            "--initialize",
+            "--quiet",
+            "--scale",
+            PGBENCH_SCALE,
+            &root,
+        ]))?;
         let (folder, clients, seconds) = (
             scratch.join("postgres"),
             clients.to_string(),
@@ -81,29 +87,29 @@ impl Database {
     }
 
     /// Returns the transactions per second that read the same as a GET.
-    pub(super) fn reads(&self) -> Result<f64> {
-        self.of_script(&self.reads)
+    pub(super) fn measure_reads(&self) -> Result<f64> {
+        self.measure_script(&self.reads)
     }
 
     /// Returns the transactions per second that write the same as a POST.
-    pub(super) fn writes(&self) -> Result<f64> {
-        self.of_script(&self.writes)
+    pub(super) fn measure_writes(&self) -> Result<f64> {
+        self.measure_script(&self.writes)
     }
 
-    fn of_script(&self, script: &Path) -> Result<f64> {
-        let mut run = pgbench()?;
+    fn measure_script(&self, script: &Path) -> Result<f64> {
+        let mut run = pgbench_command()?;
         run.arg("--no-vacuum").arg("--file").arg(script);
-        self.rate(run, &self.api)
+        self.run_pgbench(run, &self.api)
     }
 
     /// Returns the selects of single rows by their keys per second.
-    pub(super) fn selects(&self) -> Result<f64> {
-        let mut run = pgbench()?;
+    pub(super) fn measure_selects(&self) -> Result<f64> {
+        let mut run = pgbench_command()?;
         run.args(["--no-vacuum", "--select-only"]);
-        self.rate(run, &self.root)
+        self.run_pgbench(run, &self.root)
     }
 
-    fn rate(&self, mut run: Command, database: &str) -> Result<f64> {
+    fn run_pgbench(&self, mut run: Command, database: &str) -> Result<f64> {
         run.args([
             "--protocol",
             "prepared",
@@ -123,7 +129,7 @@ impl Database {
 
     /// Returns the processor seconds of the whole Postgres server so far: of its running processes
     /// and of those that have ended.
-    pub(super) fn processor_seconds(&self) -> Result<f64> {
+    pub(super) fn server_cpu_seconds(&self) -> Result<f64> {
         let file = self.folder.join("data").join("postmaster.pid");
         let text = std::fs::read_to_string(&file)
             .map_err(|error| format!("{}: {error}", file.display()))?;
@@ -133,63 +139,63 @@ impl Database {
             .unwrap_or_default()
             .parse()
             .map_err(|_| "the server has no number")?;
-        let own = stat(server).ok_or("the server does not run")?;
+        let own = process_stat(server).ok_or("the server does not run")?;
         let entries = std::fs::read_dir("/proc").map_err(|error| error.to_string())?;
         let processes = entries
             .flatten()
-            .filter_map(|entry| stat(entry.file_name().to_str()?.parse().ok()?));
+            .filter_map(|entry| process_stat(entry.file_name().to_str()?.parse().ok()?));
         let children: f64 = processes
             .filter(|process| process.parent == server)
-            .map(|process| process.own)
+            .map(|process| process.own_seconds)
             .sum();
-        Ok(own.own + own.ended + children)
+        Ok(own.own_seconds + own.ended_children_seconds + children)
     }
 }
 
 /// Parent of a process, its own processor seconds, and those of its children that have ended.
-struct Stat {
+struct ProcessStat {
     parent: u32,
-    own: f64,
-    ended: f64,
+    own_seconds: f64,
+    ended_children_seconds: f64,
 }
 
-fn stat(process: u32) -> Option<Stat> {
+fn process_stat(process: u32) -> Option<ProcessStat> {
     const PARENT: usize = 1;
     const USER: usize = 11;
     let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // Fields are counted after the name, which stands in parentheses and may contain any character.
     let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
-    let seconds = |at: usize| Some(fields.get(at)?.parse::<f64>().ok()? / TICKS);
+    let seconds = |at: usize| Some(fields.get(at)?.parse::<f64>().ok()? / CLOCK_TICKS_PER_SECOND);
     let own = seconds(USER)? + seconds(USER + 1)?;
-    Some(Stat {
+    Some(ProcessStat {
         parent: fields.get(PARENT)?.parse().ok()?,
-        own,
-        ended: seconds(USER + 2)? + seconds(USER + 3)?,
+        own_seconds: own,
+        ended_children_seconds: seconds(USER + 2)? + seconds(USER + 3)?,
     })
 }
 
 /// Returns the processor seconds that a process has used so far.
-pub(crate) fn processor_seconds(process: u32) -> Result<f64> {
-    stat(process)
-        .map(|stat| stat.own)
+pub(crate) fn process_cpu_seconds(process: u32) -> Result<f64> {
+    process_stat(process)
+        .map(|stat| stat.own_seconds)
         .ok_or_else(|| format!("process {process} does not run"))
 }
 
-fn pgbench() -> Result<Command> {
-    Ok(Command::new(fresh::program("pgbench")?))
+fn pgbench_command() -> Result<Command> {
+    Ok(Command::new(fresh::postgres_program("pgbench")?))
 }
 
 /// Returns the SQL expression for the tenant of a pgbench client, or for one of its keys: both have
 /// ids that are built from a first number and the number of the client.
-fn of_client(first: u128) -> String {
+fn client_uuid_sql(first: u128) -> String {
     format!("lpad(to_hex({first} + :client_id::int), 32, '0')::uuid")
 }
 
 /// Returns the transaction of `GET /v1/meshes` in a tenant that has no meshes.
-fn script_of_reads() -> Result<String> {
-    let (tenant, key) = (of_client(FIRST), of_client(FIRST));
-    let check = statement("FROM api_keys k JOIN tenants t", &tenant, Some(&key))?;
-    let list = statement("FROM meshes m LEFT JOIN mesh_slots", &tenant, None)?;
+fn read_script() -> Result<String> {
+    let (tenant, key) = (client_uuid_sql(FIRST_TENANT), client_uuid_sql(FIRST_TENANT));
+    let check = checked_statement("FROM api_keys k JOIN tenants t", &tenant, Some(&key))?;
+    let list = checked_statement("FROM meshes m LEFT JOIN mesh_slots", &tenant, None)?;
     Ok(format!(
         "BEGIN;\nSELECT set_config('mw.tenant', {tenant}::text, true);\n{check};\n{list};\nROLLBACK;\n"
     ))
@@ -197,8 +203,9 @@ fn script_of_reads() -> Result<String> {
 
 /// Returns a checked query with values for its parameters: the tenant, one more id if given, and
 /// values that do not filter any further.
-fn statement(part: &str, tenant: &str, id: Option<&str>) -> Result<String> {
-    let entries = std::fs::read_dir(QUERIES).map_err(|error| format!("{QUERIES}: {error}"))?;
+fn checked_statement(part: &str, tenant: &str, id: Option<&str>) -> Result<String> {
+    let entries =
+        std::fs::read_dir(QUERIES_DIR).map_err(|error| format!("{QUERIES_DIR}: {error}"))?;
     let read =
         |path: PathBuf| serde_json::from_str::<Value>(&std::fs::read_to_string(path).ok()?).ok();
     let known = entries.flatten().filter_map(|entry| read(entry.path()));
@@ -244,8 +251,12 @@ fn statement(part: &str, tenant: &str, id: Option<&str>) -> Result<String> {
 
 /// Returns the transactions of `POST /v1/api-keys/{id}/rotate`: the check of the caller, and the
 /// change with its audit entry.
-fn script_of_writes() -> String {
-    let (tenant, caller, rotated) = (of_client(FIRST), of_client(FIRST), of_client(2 * FIRST));
+fn write_script() -> String {
+    let (tenant, caller, rotated) = (
+        client_uuid_sql(FIRST_TENANT),
+        client_uuid_sql(FIRST_TENANT),
+        client_uuid_sql(2 * FIRST_TENANT),
+    );
     let begin = format!("BEGIN;\nSELECT set_config('mw.tenant', {tenant}::text, true);\n");
     let key = |id: &str| {
         format!("SELECT * FROM api_keys WHERE tenant_id = {tenant} AND key_id = {id};\n")
