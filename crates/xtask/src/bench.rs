@@ -19,6 +19,7 @@ mod crowd;
 mod engine;
 mod existence;
 mod fair;
+mod latency;
 mod neighbour;
 mod walls;
 

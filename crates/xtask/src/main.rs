@@ -25,6 +25,7 @@ mod matrix;
 mod mutants;
 mod pages;
 mod process;
+mod process_stat;
 mod scenario;
 mod server;
 mod service;

@@ -19,6 +19,7 @@ pub(crate) mod credentials;
 pub(crate) mod hosting;
 pub(crate) mod identity;
 pub(crate) mod in_place;
+pub(crate) mod least_privilege;
 pub(crate) mod leaving;
 pub(crate) mod own;
 pub(crate) mod refused;
@@ -34,6 +35,11 @@ pub(crate) const OLD_RELEASE: LabRelease = ("1.25.1.1", "1-25-1", "lab/proxyv2:1
 pub(crate) const NEW_RELEASE: LabRelease = ("1.27.9.1", "1-27-9", "lab/proxyv2:1.27.9");
 /// Catalogue of the lab: each version with the charts that it is installed from.
 pub(crate) const CATALOGUE: [(&str, &str); 2] = [("1.25.1.1", "1.25.1"), ("1.27.9.1", "1.27.9")];
+
+/// Returns the namespace of the mesh in the hosting cluster.
+fn mesh_namespace(server: &DevServer) -> Result<String> {
+    text_field(&server.run_json(&["mesh", "get", "demo"])?, "namespace")
+}
 
 /// Options of the quickstart.
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@ use meshwright_store::{ApiKeyToken, NewApiKey, Page, Store, StoreError, Tenant};
 use crate::Result;
 use crate::lab::wait_until;
 use crate::process::{ChildProcess, free_address};
+use crate::process_stat::{process_cpu_seconds, process_memory_bytes};
 
 /// Configuration of an API process.
 #[derive(Debug, Clone)]
@@ -134,9 +135,7 @@ impl ApiProcess {
 
     /// Returns the processor seconds that the process has used so far.
     pub(crate) fn cpu_seconds(&self) -> Result<f64> {
-        crate::bench::api::process_cpu_seconds(
-            self.process.as_ref().ok_or("the API does not run")?.id(),
-        )
+        process_cpu_seconds(self.process.as_ref().ok_or("the API does not run")?.id())
     }
 
     /// Returns the resident memory of the process in bytes.
@@ -193,20 +192,4 @@ pub(crate) async fn create_api_key(
     tx.create_api_key(&key, SystemClock.now()).await?;
     tx.commit().await?;
     Ok(text.reveal())
-}
-
-/// Returns the resident memory of a process in bytes.
-pub(crate) fn process_memory_bytes(process: u32) -> Result<u64> {
-    let path = format!("/proc/{process}/status");
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap_or_default();
-    let kilobytes: u64 = line
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .map_err(|_| format!("{path} has no size"))?;
-    Ok(kilobytes * 1024)
 }

@@ -24,8 +24,6 @@ use crate::{Result, fresh};
 
 mod pgbench;
 
-pub(crate) use pgbench::process_cpu_seconds;
-
 #[derive(Debug, Args)]
 pub(crate) struct ApiBenchOptions {
     /// Path of the server program; use an optimised build for meaningful figures.

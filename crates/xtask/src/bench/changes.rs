@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-use super::fair::{MAX_SLOWDOWN, measure_latency, percentile_99};
+use super::latency::{MAX_SLOWDOWN, measure_latency, percentile_99};
 use super::round_to_thousandths;
 use crate::Result;
 use crate::service::{self, ApiProcess, ApiProcessConfig};

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::fair::{MAX_MEMORY_GROWTH_BYTES, MAX_SLOWDOWN, measure_latency, percentile_99};
+use super::latency::{MAX_MEMORY_GROWTH_BYTES, MAX_SLOWDOWN, measure_latency, percentile_99};
 use super::round_to_thousandths;
 use crate::Result;
 use crate::service::ApiProcess;

@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::latency::{MAX_SLOWDOWN, measure_latency, percentile_99, request_text};
 use super::{changes, crowd, neighbour, round_to_thousandths};
 use crate::service::{self, ApiProcess, ApiProcessConfig};
 use crate::{Result, fresh};
@@ -72,14 +73,8 @@ const NOISE_PER_SECOND: u64 = 50 * 200;
 const NOISE_INTERVAL: Duration = Duration::from_millis(20);
 /// Longest wait for a read or a write of the noise.
 const IO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval between two requests of the quiet tenant.
-const CALL_INTERVAL: Duration = Duration::from_millis(20);
-/// Largest allowed ratio of the 99th percentile beside a disturbance to the one without it.
-pub(super) const MAX_SLOWDOWN: f64 = 1.10;
 /// Largest memory that an idle connection may cost, in bytes.
 const MAX_BYTES_PER_CONNECTION: u64 = 64 * 1024;
-/// Largest memory that a crowd of any kind may cost, in bytes.
-pub(super) const MAX_MEMORY_GROWTH_BYTES: u64 = 64 * 1024 * 1024;
 
 pub(crate) fn run(options: &FairnessOptions) -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
@@ -207,46 +202,6 @@ async fn measure_fairness(
             "the other tenant's slowest hundredth took {ratio:.3} times as long"
         ))
     }
-}
-
-pub(super) fn percentile_99(times: &mut [Duration]) -> Duration {
-    times.sort_unstable();
-    times[times.len() * 99 / 100]
-}
-
-fn request_text(key: &str) -> String {
-    format!(
-        "GET /v1/clusters?page_size=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
-    )
-}
-
-/// Sends requests at an even pace over one connection, and returns the time of each answer.
-pub(super) async fn measure_latency(
-    address: SocketAddr,
-    key: &str,
-    long: Duration,
-) -> Result<Vec<Duration>> {
-    let failed = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect(address).await.map_err(failed)?;
-    stream.set_nodelay(true).map_err(failed)?;
-    let request = request_text(key);
-    let (mut times, mut answer) = (Vec::new(), vec![0; 16 * 1024]);
-    let (until, mut due) = (Instant::now() + long, Instant::now());
-    while Instant::now() < until {
-        tokio::time::sleep_until(due.into()).await;
-        due += CALL_INTERVAL;
-        let since = Instant::now();
-        stream.write_all(request.as_bytes()).await.map_err(failed)?;
-        let length = stream.read(&mut answer).await.map_err(failed)?;
-        if !answer[..length].starts_with(b"HTTP/1.1 200") {
-            return Err(format!(
-                "the quiet tenant was answered {}",
-                String::from_utf8_lossy(&answer[..length.min(80)])
-            ));
-        }
-        times.push(since.elapsed());
-    }
-    Ok(times)
 }
 
 /// Tasks that send fifty times the allowed rate; they stop when this value is dropped.

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::fair::{MAX_MEMORY_GROWTH_BYTES, MAX_SLOWDOWN, percentile_99};
+use super::latency::{MAX_MEMORY_GROWTH_BYTES, MAX_SLOWDOWN, percentile_99};
 use super::round_to_thousandths;
 use crate::Result;
 
@@ -172,5 +172,5 @@ async fn measure_ages(
 
 /// Returns the resident memory of this process in bytes.
 fn own_memory_bytes() -> Result<u64> {
-    crate::service::process_memory_bytes(std::process::id())
+    crate::process_stat::process_memory_bytes(std::process::id())
 }

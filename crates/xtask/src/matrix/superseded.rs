@@ -14,7 +14,7 @@ use meshwright_testkit::relay::{CutPoint, Relay};
 use meshwright_testkit::{Fleet, TestDb, WorkerThread};
 use serde_json::Value;
 
-use super::fake::{CutLocation, MAX_RUN_TIME, Victim, without_operation_ids};
+use super::victim::{CutLocation, MAX_RUN_TIME, Victim, without_operation_ids};
 
 /// Lease of the canary's worker: long enough for its fencing token to be valid when the worker
 /// wakes up, and short enough for a rollback to wait for its end.

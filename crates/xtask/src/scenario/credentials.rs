@@ -1,31 +1,25 @@
-//! Tests the credentials of clusters: they are renewed without a restart, reported when they are
-//! dead, and grant no more than is used.
+//! Tests the credentials of clusters: they are renewed without a restart, and reported when they are
+//! dead.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::leaving::assert_nothing_left;
-use super::suite::mesh_namespace;
-use super::text_field;
+use super::{mesh_namespace, text_field};
 use crate::Result;
 use crate::lab::{Lab, wait_until};
 use crate::server::DevServer;
 use crate::story::MEMBER_CLUSTERS;
 
 /// Namespace of our service account in a user's cluster.
-const SYSTEM_NAMESPACE: &str = "meshwright-system";
+pub(super) const SYSTEM_NAMESPACE: &str = "meshwright-system";
 /// Time within which a new token is in use: a kubelet of the lab updates a mounted Secret within
 /// five seconds, and a client caches its token for a minute.
 pub(super) const CREDENTIAL_TIMEOUT: Duration = Duration::from_mins(3);
 /// Longest time that istiod takes to write into a new namespace.
 const ISTIOD_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Prefix of the user names of our accounts.
-const ACCOUNT_PREFIX: &str = "system:serviceaccount:meshwright-system:";
-/// Verbs that Kubernetes requires when a role is granted, and that no audit log shows.
-const UNLOGGED_VERBS: [&str; 2] = ["bind", "escalate"];
 
 /// Renews the credential of the config cluster and that of a remote cluster. The former tokens must
 /// die at once, no istiod may be restarted, and each istiod must still write into the members.
@@ -245,155 +239,6 @@ fn decode_base64(text: &str) -> Result<String> {
         .decode(text)
         .map_err(|error| error.to_string())?;
     String::from_utf8(bytes).map_err(|error| error.to_string())
-}
-
-/// A verb, an API group and a resource.
-type Permission = (String, String, String);
-
-/// Checks that our account in the users' clusters was refused nothing and that it used every right
-/// that it has, according to the audit logs since the lab began.
-pub(super) fn check_least_privilege(lab: &Lab, server: &DevServer) -> Result<()> {
-    let mut used: BTreeSet<Permission> = BTreeSet::new();
-    let mut denied = BTreeMap::new();
-    for member in MEMBER_CLUSTERS {
-        let path = lab.kubeconfig_path(member)?.with_file_name("audit.log");
-        let log = std::fs::read_to_string(&path)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        for line in log.lines() {
-            let entry: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
-            if entry["user"]["username"]
-                .as_str()
-                .is_some_and(|user| user.starts_with(ACCOUNT_PREFIX))
-            {
-                record_permission(&entry, &mut used, &mut denied);
-            }
-        }
-    }
-    if !denied.is_empty() {
-        return Err(format!("our account was refused: {denied:?}"));
-    }
-    let role = lab.run_kubectl(
-        MEMBER_CLUSTERS[0],
-        &[
-            "get",
-            "clusterrole",
-            &account_name(server, MEMBER_CLUSTERS[0])?,
-            "-o",
-            "json",
-        ],
-    )?;
-    let granted =
-        list_permissions(&serde_json::from_str(&role).map_err(|error| error.to_string())?);
-    let unused: Vec<_> = granted
-        .iter()
-        .filter(|grant| !used.iter().any(|right| grant_covers(grant, right)))
-        .collect();
-    if unused.is_empty() && !used.is_empty() {
-        return Ok(());
-    }
-    Err(format!("granted and never used: {unused:?}"))
-}
-
-/// Records the verb, group and resource of one request as used or as denied.
-fn record_permission(
-    entry: &Value,
-    used: &mut BTreeSet<Permission>,
-    denied: &mut BTreeMap<String, String>,
-) {
-    let part = |pointer: &str| {
-        entry
-            .pointer(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let (verb, group) = (part("/verb"), part("/objectRef/apiGroup"));
-    let resource = match part("/objectRef/subresource") {
-        none if none.is_empty() => part("/objectRef/resource"),
-        sub => format!("{}/{sub}", part("/objectRef/resource")),
-    };
-    if resource.is_empty() {
-        return;
-    }
-    match entry
-        .pointer("/responseStatus/code")
-        .and_then(Value::as_i64)
-    {
-        Some(403) => {
-            denied.insert(
-                format!("{verb} {group}/{resource}"),
-                part("/responseStatus/message"),
-            );
-        }
-        // A server-side apply that creates the object needs both rights.
-        Some(201) if verb == "patch" => {
-            used.insert(("create".into(), group.clone(), resource.clone()));
-            used.insert((verb, group, resource));
-        }
-        _ => {
-            used.insert((verb, group, resource));
-        }
-    }
-}
-
-/// Returns every single right of a role. A right to all resources of a group counts as one, because
-/// the kinds of Istio's own groups differ between versions.
-fn list_permissions(role: &Value) -> Vec<Permission> {
-    let texts = |value: &Value| -> Vec<String> {
-        value
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect()
-    };
-    let mut all = Vec::new();
-    for rule in role["rules"].as_array().into_iter().flatten() {
-        for verb in texts(&rule["verbs"])
-            .into_iter()
-            .filter(|verb| !UNLOGGED_VERBS.contains(&verb.as_str()))
-        {
-            for group in texts(&rule["apiGroups"]) {
-                all.extend(
-                    texts(&rule["resources"])
-                        .into_iter()
-                        .map(|resource| (verb.clone(), group.clone(), resource)),
-                );
-            }
-        }
-    }
-    all
-}
-
-fn grant_covers(grant: &Permission, used: &Permission) -> bool {
-    grant.0 == used.0 && grant.1 == used.1 && (grant.2 == "*" || grant.2 == used.2)
-}
-
-/// Deletes the workloads first, because a mesh with sidecars in use is not deleted, and then the
-/// mesh. Nothing of the mesh may be left in any cluster except the custom resource definitions,
-/// which belong to the cluster.
-pub(super) fn check_mesh_deletion(lab: &Lab, server: &DevServer) -> Result<()> {
-    let mesh = mesh_namespace(server)?;
-    for member in MEMBER_CLUSTERS {
-        let kept = |name: &str| {
-            name.starts_with("kube-") || ["default", SYSTEM_NAMESPACE, &mesh].contains(&name)
-        };
-        let all = lab.list_objects(member, &["namespaces"])?;
-        let names: Vec<&str> = all
-            .iter()
-            .filter_map(|object| object["metadata"]["name"].as_str())
-            .collect();
-        let theirs: Vec<&str> = names.into_iter().filter(|name| !kept(name)).collect();
-        lab.run_kubectl(
-            member,
-            &[&["delete", "namespace"], theirs.as_slice()].concat(),
-        )?;
-    }
-    server.run_cli(&["mesh", "delete", "demo", "--wait"])?;
-    ["c1", "c2", "hosting"]
-        .iter()
-        .try_for_each(|cluster| assert_nothing_left(lab, cluster, &["istio", &mesh]))
 }
 
 /// Returns the name and the restarts of every istiod pod by its uid.

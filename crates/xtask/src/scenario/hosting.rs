@@ -3,8 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::suite::mesh_namespace;
-use super::{NEW_RELEASE, OLD_RELEASE};
+use super::{NEW_RELEASE, OLD_RELEASE, mesh_namespace};
 use crate::Result;
 use crate::lab::Lab;
 use crate::server::DevServer;

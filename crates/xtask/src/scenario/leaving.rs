@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 
-use super::credentials::CREDENTIAL_TIMEOUT;
-use super::{NEW_RELEASE, text_field};
+use super::credentials::{CREDENTIAL_TIMEOUT, SYSTEM_NAMESPACE};
+use super::{NEW_RELEASE, mesh_namespace, text_field};
 use crate::Result;
 use crate::lab::{Lab, wait_until};
 use crate::server::DevServer;
@@ -18,7 +18,7 @@ const LEFTOVER_KINDS: &str = "clusterroles,clusterrolebindings,mutatingwebhookco
 
 /// Returns the objects in a cluster whose name or namespace contains one of these words, by kind
 /// and name; custom resource definitions, which every mesh of the cluster needs, are left out.
-pub(super) fn find_leftovers(lab: &Lab, cluster: &str, of: &[&str]) -> Result<Vec<String>> {
+fn find_leftovers(lab: &Lab, cluster: &str, of: &[&str]) -> Result<Vec<String>> {
     let named = |object: &Value| {
         let text = |pointer| {
             object
@@ -41,13 +41,39 @@ pub(super) fn find_leftovers(lab: &Lab, cluster: &str, of: &[&str]) -> Result<Ve
 }
 
 /// Checks that no such object is left in a cluster.
-pub(super) fn assert_nothing_left(lab: &Lab, cluster: &str, of: &[&str]) -> Result<()> {
+fn assert_nothing_left(lab: &Lab, cluster: &str, of: &[&str]) -> Result<()> {
     let left = find_leftovers(lab, cluster, of)?;
     if left.is_empty() {
         Ok(())
     } else {
         Err(format!("{cluster} still has {left:?}"))
     }
+}
+
+/// Deletes the workloads first, because a mesh with sidecars in use is not deleted, and then the
+/// mesh. Nothing of the mesh may be left in any cluster except the custom resource definitions,
+/// which belong to the cluster.
+pub(super) fn check_mesh_deletion(lab: &Lab, server: &DevServer) -> Result<()> {
+    let mesh = mesh_namespace(server)?;
+    for member in MEMBER_CLUSTERS {
+        let kept = |name: &str| {
+            name.starts_with("kube-") || ["default", SYSTEM_NAMESPACE, &mesh].contains(&name)
+        };
+        let all = lab.list_objects(member, &["namespaces"])?;
+        let names: Vec<&str> = all
+            .iter()
+            .filter_map(|object| object["metadata"]["name"].as_str())
+            .collect();
+        let theirs: Vec<&str> = names.into_iter().filter(|name| !kept(name)).collect();
+        lab.run_kubectl(
+            member,
+            &[&["delete", "namespace"], theirs.as_slice()].concat(),
+        )?;
+    }
+    server.run_cli(&["mesh", "delete", "demo", "--wait"])?;
+    ["c1", "c2", "hosting"]
+        .iter()
+        .try_for_each(|cluster| assert_nothing_left(lab, cluster, &["istio", &mesh]))
 }
 
 /// Deletes a mesh by force while one member does not answer. The mesh is removed from every cluster

@@ -7,7 +7,8 @@ use clap::Args;
 
 use super::{
     LabRelease, OLD_RELEASE, PartTimings, access, bring_up_mesh, credentials, hosting, identity,
-    in_place, leaving, refused, registry, rollback, sidecars, text_field, twice,
+    in_place, least_privilege, leaving, mesh_namespace, refused, registry, rollback, sidecars,
+    twice,
 };
 use crate::Result;
 use crate::lab::{Lab, wait_until};
@@ -196,11 +197,11 @@ fn one_way_scenarios<'a>(
         ),
         (
             "a deleted mesh leaves nothing behind".into(),
-            Box::new(move || credentials::check_mesh_deletion(lab, server)),
+            Box::new(move || leaving::check_mesh_deletion(lab, server)),
         ),
         (
             "our account may do what it did, and nothing else".into(),
-            Box::new(move || credentials::check_least_privilege(lab, server)),
+            Box::new(move || least_privilege::check_least_privilege(lab, server)),
         ),
         (
             "a dead member is left behind by force, and what stays in it is listed".into(),
@@ -211,10 +212,6 @@ fn one_way_scenarios<'a>(
             Box::new(move || leaving::check_deregistration(lab, server)),
         ),
     ]
-}
-
-pub(super) fn mesh_namespace(server: &DevServer) -> Result<String> {
-    text_field(&server.run_json(&["mesh", "get", "demo"])?, "namespace")
 }
 
 /// Checks that a tenant's istiod has nothing cluster-wide in the hosting cluster, where it must not

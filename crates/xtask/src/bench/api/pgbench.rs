@@ -9,12 +9,11 @@ use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use serde_json::Value;
 
 use super::FIRST_TENANT;
+use crate::process_stat::read_process_stat;
 use crate::{Result, fresh, run_command};
 
 /// Folder of the queries that sqlx has checked.
 const QUERIES_DIR: &str = ".sqlx";
-/// Clock ticks in a second, the unit of times in `/proc`.
-const CLOCK_TICKS_PER_SECOND: f64 = 100.0;
 /// Scale factor of `pgbench -S`, which has 100,000 rows for each unit.
 const PGBENCH_SCALE: &str = "1";
 
@@ -139,46 +138,17 @@ impl PgbenchDatabase {
             .unwrap_or_default()
             .parse()
             .map_err(|_| "the server has no number")?;
-        let own = process_stat(server).ok_or("the server does not run")?;
+        let own = read_process_stat(server).ok_or("the server does not run")?;
         let entries = std::fs::read_dir("/proc").map_err(|error| error.to_string())?;
         let processes = entries
             .flatten()
-            .filter_map(|entry| process_stat(entry.file_name().to_str()?.parse().ok()?));
+            .filter_map(|entry| read_process_stat(entry.file_name().to_str()?.parse().ok()?));
         let children: f64 = processes
             .filter(|process| process.parent == server)
             .map(|process| process.own_seconds)
             .sum();
         Ok(own.own_seconds + own.ended_children_seconds + children)
     }
-}
-
-/// Parent of a process, its own processor seconds, and those of its children that have ended.
-struct ProcessStat {
-    parent: u32,
-    own_seconds: f64,
-    ended_children_seconds: f64,
-}
-
-fn process_stat(process: u32) -> Option<ProcessStat> {
-    const PARENT: usize = 1;
-    const USER: usize = 11;
-    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // Fields are counted after the name, which stands in parentheses and may contain any character.
-    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
-    let seconds = |at: usize| Some(fields.get(at)?.parse::<f64>().ok()? / CLOCK_TICKS_PER_SECOND);
-    let own = seconds(USER)? + seconds(USER + 1)?;
-    Some(ProcessStat {
-        parent: fields.get(PARENT)?.parse().ok()?,
-        own_seconds: own,
-        ended_children_seconds: seconds(USER + 2)? + seconds(USER + 3)?,
-    })
-}
-
-/// Returns the processor seconds that a process has used so far.
-pub(crate) fn process_cpu_seconds(process: u32) -> Result<f64> {
-    process_stat(process)
-        .map(|stat| stat.own_seconds)
-        .ok_or_else(|| format!("process {process} does not run"))
 }
 
 fn pgbench_command() -> Result<Command> {
