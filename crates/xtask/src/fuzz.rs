@@ -19,6 +19,7 @@ use crate::{Result, run_command};
 
 mod bugs;
 mod document;
+mod resources;
 
 pub(crate) use bugs::{BugsOptions, find_planted_bugs};
 

@@ -5,148 +5,29 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 
-use crate::beside::TlsProgram;
 use crate::service::{ApiProcess, ApiProcessConfig, SERVER_BINARY};
 use crate::{Result, fresh, run_command};
 
-/// Exactly the rights that the service's token needs according to `docs/operating.md`.
-const SERVICE_POLICY: &str = r#"path "transit/encrypt/meshwright" { capabilities = ["update"] }
-path "transit/decrypt/meshwright" { capabilities = ["update"] }"#;
-/// Path of the key in the transit engine.
-const TRANSIT_KEY_PATH: &str = "transit/keys/meshwright";
+mod vault_server;
+
+use vault_server::{TRANSIT_KEY_PATH, VaultServer};
 
 pub(crate) fn run() -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     let postgres = fresh::start_migrated_postgres(scratch.path())?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     runtime.block_on(async {
-        let keeper = VaultServer::start(scratch.path()).await?;
-        let scene = VaultScenario::new(scratch.path(), &postgres, keeper).await?;
+        let vault = VaultServer::start(scratch.path()).await?;
+        let scene = VaultScenario::new(scratch.path(), &postgres, vault).await?;
         scene.run_checks().await
     })
 }
 
 fn error_text(error: impl std::fmt::Display) -> String {
     error.to_string()
-}
-
-/// A running, unsealed Vault; it is killed when this value is dropped.
-struct VaultServer {
-    program: TlsProgram,
-    http: Client,
-    address: String,
-    root_token: String,
-    unseal_key: String,
-}
-
-impl VaultServer {
-    /// Starts Vault, which is built if the cache does not have it, and does the setup that its
-    /// operator does once.
-    async fn start(dir: &Path) -> Result<Self> {
-        let program = TlsProgram::start("vault", dir)?;
-        let certificate = std::fs::read(&program.certificate).map_err(error_text)?;
-        let trusted = reqwest::Certificate::from_pem(&certificate).map_err(error_text)?;
-        let http = Client::builder()
-            .tls_certs_only([trusted])
-            .build()
-            .map_err(error_text)?;
-        let address = format!("https://{}", program.address);
-        let (root, unseal) = (String::new(), String::new());
-        let mut keeper = Self {
-            program,
-            http,
-            address,
-            root_token: root,
-            unseal_key: unseal,
-        };
-        let made = keeper
-            .call_as_root(
-                "PUT",
-                "sys/init",
-                json!({ "secret_shares": 1, "secret_threshold": 1 }),
-            )
-            .await?;
-        keeper.unseal_key = text_at(&made, "/keys/0")?;
-        keeper.root_token = text_at(&made, "/root_token")?;
-        keeper.unseal().await?;
-        keeper
-            .call_as_root("POST", "sys/mounts/transit", json!({ "type": "transit" }))
-            .await?;
-        keeper
-            .call_as_root("POST", TRANSIT_KEY_PATH, json!({}))
-            .await?;
-        keeper
-            .call_as_root(
-                "PUT",
-                "sys/policies/acl/meshwright",
-                json!({ "policy": SERVICE_POLICY }),
-            )
-            .await?;
-        Ok(keeper)
-    }
-
-    /// Sends a request as Vault's operator.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error when Vault does not answer with a success.
-    async fn call_as_root(&self, method: &str, path: &str, body: Value) -> Result<Value> {
-        let (status, answer) = self
-            .call_with_token(&self.root_token, method, path, body)
-            .await?;
-        if status.is_success() {
-            Ok(answer)
-        } else {
-            Err(format!("vault: {method} {path}: {status} {answer}"))
-        }
-    }
-
-    async fn call_with_token(
-        &self,
-        token: &str,
-        method: &str,
-        path: &str,
-        body: Value,
-    ) -> Result<(StatusCode, Value)> {
-        let method = Method::from_bytes(method.as_bytes()).map_err(error_text)?;
-        let request = self
-            .http
-            .request(method, format!("{}/v1/{path}", self.address))
-            .json(&body);
-        let answer = request
-            .header("X-Vault-Token", token)
-            .send()
-            .await
-            .map_err(error_text)?;
-        let (status, body) = (answer.status(), answer.text().await.map_err(error_text)?);
-        Ok((status, serde_json::from_str(&body).unwrap_or_default()))
-    }
-
-    async fn unseal(&self) -> Result<()> {
-        let opened = self
-            .call_as_root("PUT", "sys/unseal", json!({ "key": self.unseal_key }))
-            .await?;
-        if opened["sealed"] == false {
-            Ok(())
-        } else {
-            Err(format!("vault stayed sealed: {opened}"))
-        }
-    }
-
-    /// Creates a token with exactly the rights that the service needs.
-    async fn create_service_token(&self) -> Result<String> {
-        let made = self
-            .call_as_root(
-                "POST",
-                "auth/token/create",
-                json!({ "policies": ["meshwright"] }),
-            )
-            .await?;
-        text_at(&made, "/auth/client_token")
-    }
 }
 
 fn text_at(answer: &Value, pointer: &str) -> Result<String> {
@@ -169,7 +50,7 @@ fn check_that(holds: bool, what: &str, seen: impl std::fmt::Debug) -> Result<()>
 /// The service with a Vault as the keeper of its master key.
 struct VaultScenario<'a> {
     postgres: &'a EmbeddedPostgres,
-    keeper: VaultServer,
+    vault: VaultServer,
     http: Client,
     token_file: PathBuf,
     secret_file: PathBuf,
@@ -183,12 +64,12 @@ struct Tenant {
 }
 
 impl<'a> VaultScenario<'a> {
-    async fn new(dir: &Path, postgres: &'a EmbeddedPostgres, keeper: VaultServer) -> Result<Self> {
+    async fn new(dir: &Path, postgres: &'a EmbeddedPostgres, vault: VaultServer) -> Result<Self> {
         let [token_file, secret] = ["token", "secret"].map(|name| dir.join(name));
         std::fs::write(&secret, "07".repeat(32)).map_err(error_text)?;
-        std::fs::write(&token_file, keeper.create_service_token().await?).map_err(error_text)?;
+        std::fs::write(&token_file, vault.create_service_token().await?).map_err(error_text)?;
         let environment = vec![
-            ("MESHWRIGHT_TRANSIT_ADDRESS", keeper.address.clone()),
+            ("MESHWRIGHT_TRANSIT_ADDRESS", vault.address.clone()),
             (
                 "MESHWRIGHT_TRANSIT_TOKEN_FILE",
                 token_file.display().to_string(),
@@ -196,12 +77,12 @@ impl<'a> VaultScenario<'a> {
             // Variable that names the file of trusted authorities for a process.
             (
                 "SSL_CERT_FILE",
-                keeper.program.certificate.display().to_string(),
+                vault.program.certificate.display().to_string(),
             ),
         ];
         Ok(Self {
             postgres,
-            keeper,
+            vault,
             http: Client::new(),
             token_file,
             secret_file: secret,
@@ -335,7 +216,7 @@ impl<'a> VaultScenario<'a> {
         first: &Value,
     ) -> Result<()> {
         let late = self.start_api()?;
-        self.keeper
+        self.vault
             .call_as_root("PUT", "sys/seal", json!({}))
             .await?;
         let (status, refused) = self.create_webhook(&late, tenant, "first").await?;
@@ -351,7 +232,7 @@ impl<'a> VaultScenario<'a> {
             "who has opened it goes on",
             status,
         )?;
-        self.keeper.unseal().await?;
+        self.vault.unseal().await?;
         let (_, again) = self.create_webhook(&late, tenant, "first").await?;
         check_that(
             again == *first,
@@ -361,7 +242,7 @@ impl<'a> VaultScenario<'a> {
     }
 
     async fn check_rotation(&self, tenant: &Tenant, first: &Value) -> Result<()> {
-        self.keeper
+        self.vault
             .call_as_root("POST", &format!("{TRANSIT_KEY_PATH}/rotate"), json!({}))
             .await?;
         let (_, again) = self
@@ -379,7 +260,7 @@ impl<'a> VaultScenario<'a> {
             &format!("rewrap-keys: {said}"),
             versions,
         )?;
-        self.keeper
+        self.vault
             .call_as_root(
                 "POST",
                 &format!("{TRANSIT_KEY_PATH}/config"),
@@ -404,7 +285,7 @@ impl<'a> VaultScenario<'a> {
             ("GET", "sys/policies/acl/meshwright"),
         ] {
             let (status, _) = self
-                .keeper
+                .vault
                 .call_with_token(&token, method, path, json!({ "plaintext": "" }))
                 .await?;
             check_that(
@@ -413,7 +294,7 @@ impl<'a> VaultScenario<'a> {
                 status,
             )?;
         }
-        self.keeper
+        self.vault
             .call_as_root("POST", "auth/token/revoke", json!({ "token": token }))
             .await?;
         let api = self.start_api()?;
@@ -423,7 +304,7 @@ impl<'a> VaultScenario<'a> {
             "with a revoked token nothing opens",
             status,
         )?;
-        std::fs::write(&self.token_file, self.keeper.create_service_token().await?)
+        std::fs::write(&self.token_file, self.vault.create_service_token().await?)
             .map_err(error_text)?;
         let (_, again) = self.create_webhook(&api, tenant, "first").await?;
         check_that(

@@ -1,0 +1,175 @@
+//! Runs the actions before and after a row: changes of clusters, processes and the database.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{BadInputStage, STATE_TIMEOUT};
+use crate::lab::wait_until;
+use crate::scenario::rollback::SECOND_TAG_STEP;
+use crate::scenario::text_field;
+use crate::{Result, run_command};
+
+impl BadInputStage<'_> {
+    pub(super) fn run_action(&mut self, action: &[String]) -> Result<()> {
+        let filled: Vec<String> = action
+            .iter()
+            .map(|word| self.fill_placeholders(word))
+            .collect::<Result<_>>()?;
+        let words: Vec<&str> = filled.iter().map(String::as_str).collect();
+        match words[..] {
+            ["kubectl", cluster, ref rest @ ..] => self.lab.run_kubectl(cluster, rest).map(drop),
+            ["cli", ref rest @ ..] => self.server.run_cli(rest).map(drop),
+            ["apply", cluster, manifest] => {
+                let file = self.write_file("given.yaml", manifest)?;
+                self.lab
+                    .run_kubectl(cluster, &["apply", "-f", &file])
+                    .map(drop)
+            }
+            ["stop", process] => self.lab.signal_process(process, "STOP"),
+            ["continue", process] => self.lab.signal_process(process, "CONT"),
+            ["until-answers", cluster] => wait_until("the cluster answers", STATE_TIMEOUT, || {
+                self.lab.list_objects(cluster, &["nodes"]).ok()
+            })
+            .map(drop),
+            ["until", state] => self
+                .server
+                .wait_for_state(
+                    &text_field(&self.latest_upgrade()?, "id")?,
+                    state,
+                    STATE_TIMEOUT,
+                )
+                .map(drop),
+            ["promote-and-lose", process] => {
+                let promote = [
+                    "upgrade",
+                    "promote",
+                    &text_field(&self.latest_upgrade()?, "id")?,
+                ];
+                let _held = self
+                    .worker
+                    .pause_before(SECOND_TAG_STEP, || self.server.run_cli(&promote).map(drop))?;
+                self.lab.signal_process(process, "STOP")
+            }
+            ["save", cluster, kind, name] => self.save_object(cluster, kind, name),
+            ["spoil", cluster, secret] => {
+                let patch = r#"{"stringData":{"token":"not-a-token-of-this-cluster"}}"#;
+                self.lab
+                    .run_kubectl(
+                        cluster,
+                        &[
+                            "patch",
+                            "secret",
+                            "-n",
+                            &self.mesh_namespace()?,
+                            secret,
+                            "-p",
+                            patch,
+                        ],
+                    )
+                    .map(drop)
+            }
+            ["restore"] => self.restore_objects(),
+            ["restart-postgres"] => self.restart_postgres(),
+            _ => Err(format!("nobody knows how to {words:?}")),
+        }
+    }
+
+    pub(super) fn write_file(&self, name: &str, text: &str) -> Result<String> {
+        let file = self.dir.join(name);
+        std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+        Ok(file.display().to_string())
+    }
+
+    /// Saves an object to be restored later, without the fields that the API server sets itself.
+    fn save_object(&mut self, cluster: &str, kind: &str, name: &str) -> Result<()> {
+        let text = self.lab.run_kubectl(
+            cluster,
+            &[
+                "get",
+                kind,
+                name,
+                "-n",
+                &self.mesh_namespace()?,
+                "-o",
+                "json",
+            ],
+        )?;
+        let mut object: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let metadata = object["metadata"]
+            .as_object_mut()
+            .ok_or("an object has metadata")?;
+        for field in [
+            "resourceVersion",
+            "uid",
+            "creationTimestamp",
+            "generation",
+            "managedFields",
+        ] {
+            metadata.remove(field);
+        }
+        self.saved.push((cluster.to_owned(), object));
+        Ok(())
+    }
+
+    fn restore_objects(&mut self) -> Result<()> {
+        for (cluster, object) in std::mem::take(&mut self.saved) {
+            let file = self.write_file("saved.json", &object.to_string())?;
+            // Replace an object that still exists instead of deleting it first: without its role
+            // for a moment, our account would be refused calls that it is allowed.
+            if self
+                .lab
+                .run_kubectl(&cluster, &["replace", "-f", &file])
+                .is_err()
+            {
+                self.lab
+                    .run_kubectl(&cluster, &["delete", "--ignore-not-found", "-f", &file])?;
+                self.lab.run_kubectl(&cluster, &["create", "-f", &file])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Restarts Postgres in the mode `immediate`, as an administrator might: open connections are
+    /// cut.
+    fn restart_postgres(&self) -> Result<()> {
+        let folder = self.server.state_dir().join("postgres").join("data");
+        let first = std::fs::read_to_string(folder.join("postmaster.pid"))
+            .map_err(|error| error.to_string())?;
+        let program = std::fs::read_to_string(folder.join("postmaster.opts"))
+            .map_err(|error| error.to_string())?;
+        let program = Path::new(program.split_whitespace().next().unwrap_or_default())
+            .with_file_name("pg_ctl");
+        let owner = std::os::unix::fs::MetadataExt::uid(
+            &std::fs::metadata(&folder).map_err(|error| error.to_string())?,
+        );
+        // pg_ctl refuses to run as root, so run it as the owner of the data folder.
+        let mut restart = Command::new("setpriv");
+        restart
+            .args(["--reuid", &owner.to_string(), "--clear-groups", "--"])
+            .arg(program);
+        restart
+            .args([
+                "restart",
+                "-m",
+                "immediate",
+                "-w",
+                "-s",
+                "-l",
+                "/dev/null",
+                "-D",
+            ])
+            .arg(&folder)
+            .current_dir("/");
+        run_command(&mut restart)?;
+        let second = std::fs::read_to_string(folder.join("postmaster.pid"))
+            .map_err(|error| error.to_string())?;
+        let same = first.lines().next() == second.lines().next();
+        if same {
+            Err("Postgres was not restarted".into())
+        } else {
+            Ok(())
+        }
+    }
+}
