@@ -18,6 +18,7 @@ use crate::Result;
 mod fake;
 mod lab;
 mod superseded;
+mod verdict;
 mod victim;
 
 #[derive(Debug, Args)]

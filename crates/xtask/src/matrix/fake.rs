@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use meshwright_model::ids::UpgradeId;
-use meshwright_model::plan::Target;
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::{UpgradeState, Verb};
 use meshwright_testkit::relay::{CutPoint, Relay};
@@ -15,6 +14,7 @@ use meshwright_testkit::world::Cut as WorldCut;
 use meshwright_testkit::{Fleet, TestDb, WorkerThread};
 use serde_json::Value;
 
+use super::verdict::{judge_end_state, restarted_workloads};
 use super::victim::{CutLocation, MAX_RUN_TIME, Victim, without_operation_ids};
 use super::{MatrixTotals, superseded};
 use crate::Result;
@@ -378,40 +378,4 @@ async fn run_successor(
         run_to_end(fleet, upgrade, way).await;
     }
     None
-}
-
-/// Returns the workloads that were restarted, once for each restart.
-fn restarted_workloads(fleet: &Fleet) -> Vec<Target> {
-    let journal = fleet.clusters.journal();
-    journal
-        .into_iter()
-        .filter(|write| write.from != write.to)
-        .map(|write| write.target)
-        .filter(|target| matches!(target, Target::Workload { .. }))
-        .collect()
-}
-
-async fn judge_end_state(
-    fleet: &Fleet,
-    upgrade: UpgradeId,
-    picture: &str,
-    stamps_before: &[Target],
-) -> Option<String> {
-    let state = fleet.upgrade(upgrade).await.state;
-    if !state.is_terminal() {
-        return Some(format!("stuck: {state:?}"));
-    }
-    let mut since: Vec<Target> = restarted_workloads(fleet).split_off(stamps_before.len());
-    let count = since.len();
-    since.sort();
-    since.dedup();
-    if since.len() != count {
-        return Some(format!(
-            "doubled: {} restarts of {} workloads",
-            count,
-            since.len()
-        ));
-    }
-    let now = without_operation_ids(&fleet.clusters.snapshot());
-    (now != picture).then(|| format!("lost: the end differs:\n{now}"))
 }
