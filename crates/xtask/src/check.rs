@@ -1,4 +1,5 @@
-//! Checks the crate graph and the lengths of files, and runs the checks of pages, hints and links.
+//! Checks the crate graph and the lengths of files, and runs the checks of pages, hints,
+//! links, planted bugs, imports and wording.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -67,11 +68,12 @@ pub(crate) fn check_repository() -> Result<()> {
     wrong.extend(crate::pages::check_problem_pages()?);
     wrong.extend(crate::hints::check_named_commands()?);
     wrong.extend(crate::links::check_doc_links()?);
+    wrong.extend(crate::fuzz::check_bug_places()?);
     wrong.extend(crate::circles::find_circles()?);
     wrong.extend(crate::voice::check_voice()?);
     if wrong.is_empty() {
         println!(
-            "crate graph, imports, sizes, wording, pages of problems, named commands and files are fine"
+            "crate graph, imports, sizes, wording, pages of problems, named commands and files, and the places of planted bugs are fine"
         );
         return Ok(());
     }

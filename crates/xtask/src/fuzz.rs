@@ -21,7 +21,7 @@ mod bugs;
 mod document;
 mod resources;
 
-pub(crate) use bugs::{BugsOptions, find_planted_bugs};
+pub(crate) use bugs::{BugsOptions, check_bug_places, find_planted_bugs};
 
 /// Script that installs Schemathesis if needed and runs it.
 const SCHEMATHESIS_PROGRAM: &str = "tests/fuzz/schemathesis";
@@ -93,13 +93,13 @@ fn fuzz_all_roles(options: &Options, server: &Path, dir: &Path) -> Result<(usize
                 .block_on(prepare_fleet(whom))
                 .map_err(|error| error.to_string())?;
             let working = BackgroundWorker::start(&runtime, &fleet);
-            let setting = ApiProcessConfig::new(&fleet.db.url("mw_api"), &secret);
+            let config = ApiProcessConfig::new(&fleet.db.url("mw_api"), &secret);
             let (program, log) = (server.to_owned(), Some(dir.join("api.log")));
             let api = ApiProcess::start(ApiProcessConfig {
                 program,
                 log_file: log,
                 log_level: "warn",
-                ..setting
+                ..config
             })?;
             let given = runtime.block_on(document::prepare_inputs(&fleet, &api, whom))?;
             let round = Round {

@@ -42,8 +42,8 @@ mod worker;
 #[command(name = "cargo xtask")]
 enum Task {
     /// Check which crate uses which, how long files are, that every problem code has its section in
-    /// `docs/problems.md`, and that every command and file that a hint or a page names exists.
-    /// Build the programs first.
+    /// `docs/problems.md`, that every command and file that a hint or a page names exists, and that
+    /// each bug of `tests/fuzz/bugs.toml` finds its place. Build the programs first.
     Check,
     /// Compare the committed generated files, the `OpenAPI` document and the checked queries, with
     /// what the code generates now.

@@ -42,10 +42,30 @@ struct Bug {
     and: String,
 }
 
+fn read_bug_list() -> Result<BugList> {
+    let text = std::fs::read_to_string(BUG_LIST).map_err(|error| format!("{BUG_LIST}: {error}"))?;
+    toml::from_str(&text).map_err(|error| format!("{BUG_LIST}: {error}"))
+}
+
+/// Returns one fault for each bug that cannot be planted, because the source has changed.
+pub(crate) fn check_bug_places() -> Result<Vec<String>> {
+    let list = read_bug_list()?;
+    let faults = list.bug.iter().filter_map(|bug| {
+        let Ok(text) = std::fs::read_to_string(&bug.file) else {
+            return Some(format!(
+                "{BUG_LIST}: {}: there is no file {}",
+                bug.title, bug.file
+            ));
+        };
+        let fault = bug.find_place_fault(&text)?;
+        Some(format!("{BUG_LIST}: {}: {fault}", bug.title))
+    });
+    Ok(faults.collect())
+}
+
+/// Fuzzes the server with each bug in turn, and prints which check found it.
 pub(crate) fn find_planted_bugs(options: &BugsOptions) -> Result<()> {
-    let text = std::fs::read_to_string(BUG_LIST).map_err(|error| error.to_string())?;
-    let mut list: BugList =
-        toml::from_str(&text).map_err(|error| format!("{BUG_LIST}: {error}"))?;
+    let mut list = read_bug_list()?;
     list.bug.retain(|bug| {
         options
             .only
@@ -92,16 +112,24 @@ pub(crate) fn find_planted_bugs(options: &BugsOptions) -> Result<()> {
 }
 
 impl Bug {
+    /// Returns why the bug cannot be planted in this text of its file, or `None` if it can.
+    fn find_place_fault(&self, text: &str) -> Option<String> {
+        let count = text.matches(&self.instead).count();
+        (count != 1).then(|| {
+            format!(
+                "`instead` occurs {count} times in {}, not once: {:?}",
+                self.file, self.instead
+            )
+        })
+    }
+
     /// Writes the bug into the copy, runs `work`, and restores the file.
     fn with_bug_planted<T>(&self, copy: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let file = copy.join(&self.file);
         let text =
             std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", self.file))?;
-        if text.matches(&self.instead).count() != 1 {
-            return Err(format!(
-                "{} does not hold once: {}",
-                self.file, self.instead
-            ));
+        if let Some(fault) = self.find_place_fault(&text) {
+            return Err(fault);
         }
         let planted = text.replace(&self.instead, &self.put) + &self.and;
         std::fs::write(&file, planted).map_err(|error| error.to_string())?;
@@ -147,4 +175,28 @@ fn fuzz_for_bug(server: &Path, scratch: &Path) -> Result<Option<String>> {
     Ok(failures
         .first()
         .map(|said| check(said).unwrap_or_else(|| "an error".into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bug_at(instead: &str) -> Bug {
+        Bug {
+            title: "a bug".into(),
+            file: "src/lib.rs".into(),
+            instead: instead.into(),
+            put: String::new(),
+            and: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_bug_needs_exactly_one_place() {
+        let text = "let one = 1;\nlet two = 2;\nlet two = 2;\n";
+        let fault = |instead| bug_at(instead).find_place_fault(text);
+        assert_eq!(fault("one = 1"), None);
+        assert!(fault("three").is_some_and(|fault| fault.contains("0 times in src/lib.rs")));
+        assert!(fault("two").is_some_and(|fault| fault.contains("2 times in src/lib.rs")));
+    }
 }
