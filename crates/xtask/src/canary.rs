@@ -69,13 +69,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // The fake cluster is on this machine, and the API refuses literal addresses that no worker is
     // allowed to call.
     environment.push(("MESHWRIGHT_ALLOW_NETWORKS", "127.0.0.0/8".to_owned()));
-    let setting = ApiProcessConfig {
+    let config = ApiProcessConfig {
         log_file: Some(api_log.clone()),
         log_level: "trace",
         environment,
         ..ApiProcessConfig::new(&url("mw_api"), &secret)
     };
-    let api = ApiProcess::start(setting)?;
+    let api = ApiProcess::start(config)?;
     let mut environment = telemetry(&worker_metrics);
     environment.push(("SSL_CERT_FILE", authority.display().to_string()));
     let worker = start_worker(&url("mw_worker"), &secret, &worker_log, environment)?;

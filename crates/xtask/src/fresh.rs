@@ -14,7 +14,7 @@ use crate::{Result, run_command};
 pub(crate) const OPENAPI_FILE: &str = "openapi/meshwright.json";
 /// Folder of the queries that sqlx has checked.
 const QUERIES_DIR: &str = ".sqlx";
-/// Name of the database that [`live`] creates.
+/// Name of the database that [`start_migrated_postgres`] creates.
 pub(crate) const DATABASE_NAME: &str = "fresh";
 
 pub(crate) fn check_generated_files(write: bool) -> Result<()> {

@@ -106,21 +106,21 @@ impl ApiProcessConfig {
 pub(crate) struct ApiProcess {
     process: Option<ChildProcess>,
     pub(crate) address: String,
-    setting: ApiProcessConfig,
+    config: ApiProcessConfig,
 }
 
 impl ApiProcess {
     /// Starts a process on a free port, and waits until it listens.
-    pub(crate) fn start(setting: ApiProcessConfig) -> Result<Self> {
+    pub(crate) fn start(config: ApiProcessConfig) -> Result<Self> {
         let address = free_address()?;
-        let process = Some(setting.spawn_process(&address)?);
+        let process = Some(config.spawn_process(&address)?);
         wait_until("the API listens", START_TIMEOUT, || {
             std::net::TcpStream::connect(&address).ok()
         })?;
         Ok(Self {
             process,
             address,
-            setting,
+            config,
         })
     }
 
@@ -129,7 +129,7 @@ impl ApiProcess {
     pub(crate) fn kill_and_restart(&mut self) -> Result<()> {
         // Drop the old process first, because the port must be free.
         self.process = None;
-        self.process = Some(self.setting.spawn_process(&self.address)?);
+        self.process = Some(self.config.spawn_process(&self.address)?);
         Ok(())
     }
 

@@ -96,10 +96,10 @@ impl<'a> VaultScenario<'a> {
 
     /// Starts an API process, which has no tenant key in memory yet.
     fn start_api(&self) -> Result<ApiProcess> {
-        let setting = ApiProcessConfig::new(&self.database_url("mw_api"), &self.secret_file);
+        let config = ApiProcessConfig::new(&self.database_url("mw_api"), &self.secret_file);
         ApiProcess::start(ApiProcessConfig {
             environment: self.environment.clone(),
-            ..setting
+            ..config
         })
     }
 
