@@ -96,19 +96,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ])
     })?;
     drop((api, worker));
-    let root = url(meshwright_store::embedded_postgres::SUPERUSER);
-    run_command(
-        Command::new(fresh::postgres_program("psql")?)
-            .args(["--quiet", "--command", "CHECKPOINT"])
-            .arg(&root),
-    )?;
     let dump = scratch.path().join("dump.sql");
-    run_command(
-        Command::new(fresh::postgres_program("pg_dump")?)
-            .arg("--file")
-            .arg(&dump)
-            .arg(&root),
-    )?;
+    dump_database(&url(meshwright_store::embedded_postgres::SUPERUSER), &dump)?;
     let data = scratch.path().join("postgres").join("data");
     let log = scratch.path().join("postgres").join("postgres.log");
     let places = [
@@ -146,6 +135,22 @@ async fn prepare_database(
         .add_hosting_cluster(&hosting, SECRET_MARKER.as_bytes())
         .await?;
     service::create_api_key(&store, tenant, Role::Owner).await
+}
+
+/// Writes all tables to their files, and the text of the whole database to the file `dump`.
+fn dump_database(database: &str, dump: &Path) -> Result<()> {
+    run_command(
+        Command::new(fresh::postgres_program("psql")?)
+            .args(["--quiet", "--command", "CHECKPOINT"])
+            .arg(database),
+    )?;
+    run_command(
+        Command::new(fresh::postgres_program("pg_dump")?)
+            .arg("--file")
+            .arg(dump)
+            .arg(database),
+    )
+    .map(drop)
 }
 
 async fn scrape_metrics(address: &str) -> Result<Vec<u8>> {

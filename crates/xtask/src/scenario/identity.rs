@@ -45,33 +45,7 @@ pub(super) fn check_account_login(lab: &Lab, server: &DevServer, dir: &Path) -> 
 fn check_tokens(lab: &Lab, server: &DevServer, dir: &Path) -> Result<()> {
     let [member, other] = MEMBER_CLUSTERS;
     let issuer = cluster_issuer(lab, member)?;
-    let trusted = server.run_json(&[
-        "access",
-        "trust",
-        "pipelines",
-        "--issuer",
-        &issuer,
-        "--algorithm",
-        SIGNING_ALGORITHM,
-    ])?;
-    let (provider, audience) = (
-        text_field(&trusted, "id")?,
-        text_field(&trusted, "audience")?,
-    );
-    let mesh = text_field(&server.run_json(&["mesh", "get", "demo"])?, "id")?;
-    let subject = format!("system:serviceaccount:{PIPELINE}:deployer");
-    let grant = [
-        "access",
-        "grant",
-        "viewer",
-        "--provider",
-        &provider,
-        "--subject",
-        &subject,
-        "--scope",
-        &mesh,
-    ];
-    server.run_cli(&grant)?;
+    let (provider, audience) = trust_issuer(server, &issuer)?;
     let bearer = |title: &str, member: &str, account: &str, audience: &str| {
         let file = write_token(lab, &dir.join(title), member, account, audience)?;
         Ok::<CliClient, String>(server.clone_client().with_key(file))
@@ -79,20 +53,7 @@ fn check_tokens(lab: &Lab, server: &DevServer, dir: &Path) -> Result<()> {
     let deployer = bearer("deployer", member, "deployer", &audience)?;
     // The keys of the cluster cannot be read without a login yet.
     assert_refused(&deployer, &["mesh", "list"], REFUSAL_CODE)?;
-    let everybody = [
-        "create",
-        "clusterrolebinding",
-        PIPELINE,
-        "--clusterrole",
-        DISCOVERY_ROLE,
-        "--group",
-    ];
-    for member in MEMBER_CLUSTERS {
-        lab.run_kubectl(
-            member,
-            &[&everybody[..], &["system:unauthenticated"]].concat(),
-        )?;
-    }
+    publish_keys(lab)?;
     // The next check reports a failure better than this wait does.
     drop(wait_until(
         "its keys are fetched",
@@ -133,6 +94,55 @@ fn check_tokens(lab: &Lab, server: &DevServer, dir: &Path) -> Result<()> {
         lab.run_kubectl(member, &["delete", "clusterrolebinding", PIPELINE])?;
     }
     Ok(())
+}
+
+/// Trusts the issuer, and grants its account `deployer` the mesh. Returns the id of the identity
+/// provider, and the audience that tokens for us name.
+fn trust_issuer(server: &DevServer, issuer: &str) -> Result<(String, String)> {
+    let trusted = server.run_json(&[
+        "access",
+        "trust",
+        "pipelines",
+        "--issuer",
+        issuer,
+        "--algorithm",
+        SIGNING_ALGORITHM,
+    ])?;
+    let (provider, audience) = (
+        text_field(&trusted, "id")?,
+        text_field(&trusted, "audience")?,
+    );
+    let mesh = text_field(&server.run_json(&["mesh", "get", "demo"])?, "id")?;
+    let subject = format!("system:serviceaccount:{PIPELINE}:deployer");
+    let grant = [
+        "access",
+        "grant",
+        "viewer",
+        "--provider",
+        &provider,
+        "--subject",
+        &subject,
+        "--scope",
+        &mesh,
+    ];
+    server.run_cli(&grant)?;
+    Ok((provider, audience))
+}
+
+/// Lets clients without a login read the keys of each member.
+fn publish_keys(lab: &Lab) -> Result<()> {
+    let binding = [
+        "create",
+        "clusterrolebinding",
+        PIPELINE,
+        "--clusterrole",
+        DISCOVERY_ROLE,
+        "--group",
+        "system:unauthenticated",
+    ];
+    MEMBER_CLUSTERS
+        .iter()
+        .try_for_each(|member| lab.run_kubectl(member, &binding).map(drop))
 }
 
 /// Returns the name of the issuer in the tokens of a cluster's accounts.

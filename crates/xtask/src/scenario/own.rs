@@ -40,6 +40,47 @@ fn fetch_charts(version: &str) -> Result<String> {
         .map(|path| path.trim().to_owned())
 }
 
+/// Starts a server that uses the user's clusters, with these releases in its catalogue.
+fn start_server(options: &OwnClustersOptions, releases: &[(&str, String)]) -> Result<DevServer> {
+    let tour = &options.tour;
+    let mut run = Command::new("target/debug/meshwright-server");
+    run.args([
+        "dev",
+        "--listen",
+        &tour.listen,
+        "--hub",
+        &options.hub,
+        "--dir",
+    ])
+    .arg(tour.dir.join("server"));
+    run.arg("--hosting-kubeconfig")
+        .arg(&options.hosting_kubeconfig)
+        .arg("--helm")
+        .arg(&options.helm);
+    run.args(
+        options
+            .allow_network
+            .iter()
+            .flat_map(|network| ["--allow-network", network]),
+    );
+    run.args(
+        releases
+            .iter()
+            .flat_map(|(version, charts)| ["--release".into(), format!("{version}={charts}")]),
+    );
+    DevServer::spawn_and_wait(run, &tour.dir, &tour.listen)
+}
+
+/// Registers each cluster under its name.
+fn register_clusters(server: &DevServer, names: &[String], kubeconfigs: &[PathBuf]) -> Result<()> {
+    names.iter().zip(kubeconfigs).try_for_each(|(name, file)| {
+        let file = file.display().to_string();
+        server
+            .run_with_progress(&["cluster", "register", name, "--kubeconfig", &file, "--wait"])
+            .map(drop)
+    })
+}
+
 pub(crate) fn run(options: &OwnClustersOptions) -> Result<()> {
     let (mut parts, tour) = (PartTimings::new(), &options.tour);
     let releases = parts.run_part("fetch Istio's charts", || {
@@ -48,54 +89,12 @@ pub(crate) fn run(options: &OwnClustersOptions) -> Result<()> {
             (NEW_RELEASE.0, fetch_charts("1.27.9")?),
         ])
     })?;
-    let server = parts.run_part("start Meshwright", || {
-        let mut run = Command::new("target/debug/meshwright-server");
-        run.args([
-            "dev",
-            "--listen",
-            &tour.listen,
-            "--hub",
-            &options.hub,
-            "--dir",
-        ])
-        .arg(tour.dir.join("server"));
-        run.arg("--hosting-kubeconfig")
-            .arg(&options.hosting_kubeconfig)
-            .arg("--helm")
-            .arg(&options.helm);
-        run.args(
-            options
-                .allow_network
-                .iter()
-                .flat_map(|network| ["--allow-network", network]),
-        );
-        run.args(
-            releases
-                .iter()
-                .flat_map(|(version, charts)| ["--release".into(), format!("{version}={charts}")]),
-        );
-        DevServer::spawn_and_wait(run, &tour.dir, &tour.listen)
-    })?;
+    let server = parts.run_part("start Meshwright", || start_server(options, &releases))?;
     let names: Vec<String> = (1..=options.kubeconfigs.len())
         .map(|number| format!("c{number}"))
         .collect();
     parts.run_part("register your clusters", || {
-        names
-            .iter()
-            .zip(&options.kubeconfigs)
-            .try_for_each(|(name, file)| {
-                let file = file.display().to_string();
-                server
-                    .run_with_progress(&[
-                        "cluster",
-                        "register",
-                        name,
-                        "--kubeconfig",
-                        &file,
-                        "--wait",
-                    ])
-                    .map(drop)
-            })
+        register_clusters(&server, &names, &options.kubeconfigs)
     })?;
     parts.run_part("create a mesh on 1.25.1", || {
         let members = names.iter().flat_map(|name| ["--cluster", name.as_str()]);
