@@ -38,7 +38,7 @@ pub(crate) fn find_circles() -> Result<Vec<String>> {
             .or_default()
             .insert(module_of(path), text);
     }
-    let circles = crates.iter().flat_map(|(name, modules)| {
+    let circles = crates.iter().filter_map(|(name, modules)| {
         let found = find_circle(&draw_graph(modules));
         found.map(|circle| format!("crate {name} has an import circle: {}", circle.join(" → ")))
     });

@@ -196,7 +196,7 @@ impl DocumentComparison<'_> {
         for (field, known) in object_members(&old["properties"]) {
             match new["properties"].get(field) {
                 Some(present) => {
-                    self.compare_schema(&format!("{place}.{field}"), way, known, present)
+                    self.compare_schema(&format!("{place}.{field}"), way, known, present);
                 }
                 None => self
                     .breaking_changes
@@ -311,7 +311,7 @@ mod tests {
             match (parent, value) {
                 (Value::Object(fields), Some(value)) => drop(fields.insert(last, value)),
                 (Value::Object(fields), None) => {
-                    assert!(fields.remove(&last).is_some(), "{pointer}")
+                    assert!(fields.remove(&last).is_some(), "{pointer}");
                 }
                 (Value::Array(array), None) => drop(array.remove(last.parse().expect("a number"))),
                 _ => panic!("{pointer}"),

@@ -98,7 +98,7 @@ impl AvailabilityJudge {
             "Namespace" => self.record_namespace(&cluster, name, object, gone),
             "MutatingWebhookConfiguration" => self.record_webhook(&cluster, name, object, gone),
             "Deployment" | "StatefulSet" | "DaemonSet" => {
-                self.check_availability(&cluster, kind, object, gone)
+                self.check_availability(&cluster, kind, object, gone);
             }
             _ => return,
         }

@@ -244,7 +244,7 @@ fn record_call(call: &str, seen: &mut InputTrace) {
             }
         }
         "connect" | "sendto" | "sendmsg" | "sendmmsg" if is_dial(name, call) => {
-            seen.dials.push(call.to_owned())
+            seen.dials.push(call.to_owned());
         }
         _ => {}
     }

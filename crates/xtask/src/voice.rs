@@ -40,7 +40,7 @@ struct Figure {
 
 impl Figure {
     fn judge(&self, title: &str, below: usize) -> Option<String> {
-        let share = 100.0 * self.found.len() as f64 / self.of.max(1) as f64;
+        let tenths = 1000 * self.found.len() / self.of.max(1);
         let first = self
             .found
             .iter()
@@ -48,9 +48,11 @@ impl Figure {
             .cloned()
             .collect::<Vec<_>>()
             .join("\n  ");
-        (share >= below as f64).then(|| {
+        (tenths >= 10 * below).then(|| {
             format!(
-                "{title}: {share:.1} % of {}, and the limit is {below} %:\n  {first}",
+                "{title}: {}.{} % of {}, and the limit is {below} %:\n  {first}",
+                tenths / 10,
+                tenths % 10,
                 self.of
             )
         })

@@ -72,7 +72,7 @@ impl BadInputStage<'_> {
             }
             ["restore"] => self.restore_objects(),
             ["restart-postgres"] => self.restart_postgres(),
-            _ => Err(format!("nobody knows how to {words:?}")),
+            _ => Err(format!("no action is called {words:?}")),
         }
     }
 

@@ -157,9 +157,9 @@ async fn measure_fairness(
             let heard = measure_latency(address, quiet, turn).await?;
             drop(noise);
             if noisy {
-                beside.extend(heard)
+                beside.extend(heard);
             } else {
-                alone.extend(heard)
+                alone.extend(heard);
             }
         }
     }
@@ -190,7 +190,7 @@ async fn measure_fairness(
         })
     );
     if refused.load(Ordering::Relaxed) == 0 {
-        return Err("nobody was refused: there was no noise".into());
+        return Err("no request was refused: there was no noise".into());
     }
     if each > MAX_BYTES_PER_CONNECTION {
         return Err(format!("an idle connection costs {each} bytes"));
