@@ -9,11 +9,11 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::end_state::{assert_revision_gone, assert_sidecars};
 use crate::lab::Lab;
 use crate::scenario::credentials::account_name;
 use crate::scenario::{OLD_RELEASE, PartTimings, bring_up_mesh, text_field};
 use crate::server::DevServer;
-use crate::story::{assert_revision_gone, assert_sidecars};
 use crate::worker::PausableLabWorker;
 use crate::{Result, run_command};
 

@@ -21,11 +21,11 @@ use crate::service::{self, ApiProcess, ApiProcessConfig, SERVER_BINARY};
 use crate::{Result, fresh, run_command};
 
 mod leaks;
-mod outside;
+mod peers;
 mod requests;
 
 use leaks::{check_for_leaks, encoded_forms, read_files_below};
-use outside::Peers;
+use peers::Peers;
 use requests::send_requests;
 
 #[derive(Debug, Args)]
@@ -51,15 +51,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let owner = runtime
         .block_on(prepare_database(&url("mw_worker")))
         .map_err(|error| error.to_string())?;
-    let outside = runtime.block_on(Peers::start())?;
+    let peers = runtime.block_on(Peers::start())?;
     let authority = scratch.path().join("authority.pem");
-    std::fs::write(&authority, &outside.ca_pem).map_err(|error| error.to_string())?;
+    std::fs::write(&authority, &peers.ca_pem).map_err(|error| error.to_string())?;
     let [api_metrics, worker_metrics] = [free_address()?, free_address()?];
     let telemetry = |metrics: &str| {
         vec![
             (
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
-                format!("http://{}", outside.collector),
+                format!("http://{}", peers.collector),
             ),
             ("OTEL_BSP_SCHEDULE_DELAY", "500".to_owned()),
             ("MESHWRIGHT_METRICS_LISTEN", metrics.to_owned()),
@@ -83,7 +83,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         options.requests,
         &api.address,
         &owner,
-        &outside,
+        &peers,
     ))?;
     words.extend(encoded_forms(SECRET_MARKER));
     words.insert(owner.rsplit('_').next().unwrap_or(&owner).to_owned());
@@ -114,7 +114,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ));
     }
     read_files_below(&data, &mut haystacks)?;
-    haystacks.push(("traces".into(), outside.take_traces()));
+    haystacks.push(("traces".into(), peers.take_traces()));
     haystacks.push(("metrics".into(), metrics.concat()));
     check_for_leaks(&haystacks, &words, options.requests)
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::lab::Lab;
-use crate::server::DevServer;
-use crate::story::{
+use crate::end_state::{
     MEMBER_CLUSTERS, assert_revision_gone, assert_sidecars, deploy_samples, restarts_per_workload,
 };
+use crate::lab::Lab;
+use crate::server::DevServer;
 use crate::{Result, judge};
 
 pub(crate) mod access;

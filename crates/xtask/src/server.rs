@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::end_state::MEMBER_CLUSTERS;
 use crate::lab::{Lab, wait_until};
-use crate::story::MEMBER_CLUSTERS;
 use crate::{Result, run_command};
 
 /// Arguments of a lab's server. Its times are short, because the proxies of a lab do not come and

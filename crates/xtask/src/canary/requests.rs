@@ -6,7 +6,7 @@ use futures::StreamExt;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use super::outside::Peers;
+use super::peers::Peers;
 use super::{PLAIN_MARKER, SECRET_MARKER};
 use crate::Result;
 
@@ -20,11 +20,11 @@ pub(super) async fn send_requests(
     requests: usize,
     address: &str,
     owner: &str,
-    outside: &Peers,
+    peers: &Peers,
 ) -> Result<(Vec<u8>, BTreeSet<String>)> {
     let http = reqwest::Client::new();
     let sent = (0..requests).map(|number| {
-        let request = build_request(number, &http, &format!("http://{address}"), owner, outside);
+        let request = build_request(number, &http, &format!("http://{address}"), owner, peers);
         async move {
             let answer = request.send().await.map_err(|error| error.to_string())?;
             let headers = format!("{:?}", answer.headers());
@@ -60,7 +60,7 @@ fn build_request(
     http: &reqwest::Client,
     base: &str,
     owner: &str,
-    outside: &Peers,
+    peers: &Peers,
 ) -> RequestBuilder {
     use base64::Engine as _;
     let to = |method: Method, path: &str| {
@@ -77,16 +77,16 @@ fn build_request(
         base64::engine::general_purpose::STANDARD.encode(format!("-----BEGIN X-----\n{text}\n"))
     };
     match number % 12 {
-        0 => register(outside.build_kubeconfig(&json!({ "token": SECRET_MARKER })).to_string()),
+        0 => register(peers.build_kubeconfig(&json!({ "token": SECRET_MARKER })).to_string()),
         1 => register(
-            outside
+            peers
                 .build_kubeconfig(&json!({ "client-certificate-data": pem("x"), "client-key-data": pem(SECRET_MARKER) }))
                 .to_string(),
         ),
         // Secrets in fields where they do not belong: the error must not repeat them.
-        2 => register(outside.build_kubeconfig(&json!(SECRET_MARKER)).to_string()),
-        3 => register(outside.build_kubeconfig(&json!({ "token": [SECRET_MARKER] })).to_string()),
-        4 => register(outside.build_kubeconfig(&json!({ "token": SECRET_MARKER, "client-key-data": SECRET_MARKER })).to_string()),
+        2 => register(peers.build_kubeconfig(&json!(SECRET_MARKER)).to_string()),
+        3 => register(peers.build_kubeconfig(&json!({ "token": [SECRET_MARKER] })).to_string()),
+        4 => register(peers.build_kubeconfig(&json!({ "token": SECRET_MARKER, "client-key-data": SECRET_MARKER })).to_string()),
         5 => register(format!("users: [{{user: {{token: {SECRET_MARKER}}}\n {SECRET_MARKER}")),
         6 => register(SECRET_MARKER.into()),
         7 => to(Method::POST, "/v1/clusters")
@@ -101,7 +101,7 @@ fn build_request(
         // Create only a few webhooks, because every event is sent to each of them.
         11 if number < 12 * 5 => to(Method::POST, "/v1/webhooks")
             .header("Idempotency-Key", format!("{number}"))
-            .json(&json!({ "name": format!("w{number}"), "url": format!("https://localhost:{}/{PLAIN_MARKER}", outside.webhook.port()), "kinds": ["operation.state"] })),
+            .json(&json!({ "name": format!("w{number}"), "url": format!("https://localhost:{}/{PLAIN_MARKER}", peers.webhook.port()), "kinds": ["operation.state"] })),
         _ => to(Method::GET, &format!("/v1/clusters?label_selector={PLAIN_MARKER}")),
     }
 }

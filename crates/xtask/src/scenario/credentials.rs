@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::{mesh_namespace, text_field};
 use crate::Result;
+use crate::end_state::MEMBER_CLUSTERS;
 use crate::lab::{Lab, wait_until};
 use crate::server::DevServer;
-use crate::story::MEMBER_CLUSTERS;
 
 /// Namespace of our service account in a user's cluster.
 pub(super) const SYSTEM_NAMESPACE: &str = "meshwright-system";

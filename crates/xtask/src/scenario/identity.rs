@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::access::{assert_equal, assert_refused, count_items};
 use super::text_field;
 use crate::Result;
+use crate::end_state::MEMBER_CLUSTERS;
 use crate::lab::{Lab, wait_until};
 use crate::server::{CliClient, DevServer};
-use crate::story::MEMBER_CLUSTERS;
 
 /// Cluster role that allows everyone to read the keys of a cluster.
 const DISCOVERY_ROLE: &str = "system:service-account-issuer-discovery";

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::{LabRelease, plan_upgrade};
 use crate::Result;
+use crate::end_state::{assert_sidecars, restarts_per_workload};
 use crate::lab::{Lab, wait_until};
 use crate::server::DevServer;
-use crate::story::{assert_sidecars, restarts_per_workload};
 
 /// Replicas of istiod in a revision.
 const ISTIOD_REPLICAS: usize = 2;

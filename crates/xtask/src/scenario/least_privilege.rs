@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::credentials::account_name;
 use crate::Result;
+use crate::end_state::MEMBER_CLUSTERS;
 use crate::lab::Lab;
 use crate::server::DevServer;
-use crate::story::MEMBER_CLUSTERS;
 
 /// Prefix of the user names of our accounts.
 const ACCOUNT_PREFIX: &str = "system:serviceaccount:meshwright-system:";

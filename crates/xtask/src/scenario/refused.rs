@@ -9,9 +9,9 @@ use serde_json::json;
 use super::rollback::wait_until_settled;
 use super::{NEW_RELEASE, OLD_RELEASE, apply_verb, text_field};
 use crate::Result;
+use crate::end_state::{assert_revision_gone, assert_sidecars, diff_dumps};
 use crate::lab::{Lab, wait_until};
 use crate::server::DevServer;
-use crate::story::{assert_revision_gone, assert_sidecars, diff_dumps};
 
 const STATE_TIMEOUT: Duration = Duration::from_secs(90);
 const POLICY_NAME: &str = "refuse-one-object";

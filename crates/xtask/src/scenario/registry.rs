@@ -6,9 +6,9 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::access::{assert_equal, assert_refused};
-use crate::beside::TlsProgram;
 use crate::lab::Lab;
 use crate::server::DevServer;
+use crate::tls_program::TlsProgram;
 use crate::{Result, run_command};
 
 /// Version that the catalogue does not have before this test.

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::{LabRelease, apply_verb, plan_upgrade, text_field};
 use crate::Result;
+use crate::end_state::{assert_revision_gone, assert_sidecars};
 use crate::lab::{Lab, wait_until};
 use crate::server::DevServer;
-use crate::story::{assert_revision_gone, assert_sidecars};
 
 const STATE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Envoys in the lab: `deploy/samples.yaml` has annotated Deployments with two pods in each of two

@@ -11,9 +11,9 @@ use super::{
     twice,
 };
 use crate::Result;
+use crate::end_state::MEMBER_CLUSTERS;
 use crate::lab::{Lab, wait_until};
 use crate::server::DevServer;
-use crate::story::MEMBER_CLUSTERS;
 use crate::worker::PausableLabWorker;
 
 /// Patch before the newest one. It runs the newest one's istiod, which learns its version from its

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{error_text, text_at};
 use crate::Result;
-use crate::beside::TlsProgram;
+use crate::tls_program::TlsProgram;
 
 /// Exactly the rights that the service's token needs according to `docs/operating.md`.
 const SERVICE_POLICY: &str = r#"path "transit/encrypt/meshwright" { capabilities = ["update"] }
