@@ -69,11 +69,12 @@ pub(crate) fn check_repository() -> Result<()> {
     wrong.extend(crate::hints::check_named_commands()?);
     wrong.extend(crate::links::check_doc_links()?);
     wrong.extend(crate::fuzz::check_bug_places()?);
+    wrong.extend(crate::mutants::check_mutated_files());
     wrong.extend(crate::circles::find_circles()?);
     wrong.extend(crate::voice::check_voice()?);
     if wrong.is_empty() {
         println!(
-            "crate graph, imports, sizes, wording, pages of problems, named commands and files, and the places of planted bugs are fine"
+            "crate graph, imports, sizes, wording, pages of problems, named commands and files, planted bugs and mutated files are fine"
         );
         return Ok(());
     }

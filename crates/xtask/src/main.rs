@@ -43,7 +43,8 @@ mod worker;
 enum Task {
     /// Check which crate uses which, how long files are, that every problem code has its section in
     /// `docs/problems.md`, that every command and file that a hint or a page names exists, and that
-    /// each bug of `tests/fuzz/bugs.toml` finds its place. Build the programs first.
+    /// each bug of `tests/fuzz/bugs.toml` and each mutated file has its place. Build the programs
+    /// first.
     Check,
     /// Compare the committed generated files, the `OpenAPI` document and the checked queries, with
     /// what the code generates now.

@@ -24,8 +24,8 @@ mod victim;
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Clusters to run on: `fake` clusters with every cut, or the `lab` with a few chosen ones.
-    #[arg(long, value_enum, default_value_t = World::Fake)]
-    world: World,
+    #[arg(long, value_enum, default_value_t = MatrixBackend::Fake)]
+    world: MatrixBackend,
     /// Number of seeds; each takes a quarter of all cuts, a different one than its neighbours, with
     /// another limit of steps that run at once in a wave.
     #[arg(long, default_value_t = 1)]
@@ -39,7 +39,7 @@ pub(crate) struct Options {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum World {
+enum MatrixBackend {
     Fake,
     Lab,
 }
@@ -77,8 +77,8 @@ impl MatrixTotals {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let totals = match options.world {
-        World::Fake => runtime.block_on(fake::run_fake_matrix(options.seeds))?,
-        World::Lab => lab::run_lab_matrix(&options.dir, &runtime)?,
+        MatrixBackend::Fake => runtime.block_on(fake::run_fake_matrix(options.seeds))?,
+        MatrixBackend::Lab => lab::run_lab_matrix(&options.dir, &runtime)?,
     };
     let reached = totals.unreached * 50 <= totals.cuts;
     let clean = reached && totals.lost + totals.doubled + totals.stuck + totals.late_writes == 0;
