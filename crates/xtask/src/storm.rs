@@ -84,7 +84,7 @@ async fn run_storm(options: &Options, database: &str, secret: &Path) -> Result<(
             (request, answer)
         }
     });
-    let killer = tokio::spawn({
+    let restarts = tokio::spawn({
         let (done, over) = (done.clone(), over.clone());
         async move {
             let mut killed = 0;
@@ -106,7 +106,7 @@ async fn run_storm(options: &Options, database: &str, secret: &Path) -> Result<(
         .collect()
         .await;
     over.store(true, Ordering::Relaxed);
-    let (killed, apis) = killer.await.map_err(|error| error.to_string())??;
+    let (killed, apis) = restarts.await.map_err(|error| error.to_string())??;
     drop(apis);
     let unequal = count_unequal(options.keys, answers)?;
     let made = store
