@@ -63,8 +63,13 @@ pub(crate) enum Command {
         networks: Vec<String>,
         /// Factor by which the default request rates of each tenant and each principal are
         /// multiplied.
-        #[arg(long, env = "MESHWRIGHT_SHARE", default_value_t = 1)]
-        share: u32,
+        #[arg(
+            long,
+            alias = "share",
+            env = "MESHWRIGHT_SHARE",
+            default_value_t = 1
+        )]
+        rate_limit_multiplier: u32,
         #[command(flatten)]
         connections: ConnectionArgs,
         #[command(flatten)]
@@ -130,8 +135,8 @@ pub(crate) struct StoreArgs {
     pub(crate) database_url: String,
     /// File with the server's own secret of 32 bytes, in hexadecimal. It peppers API keys and
     /// encrypts what belongs to no tenant.
-    #[arg(long, env = "MESHWRIGHT_VAULT_KEY_FILE")]
-    pub(crate) vault_key_file: PathBuf,
+    #[arg(long, alias = "vault-key-file", env = "MESHWRIGHT_VAULT_KEY_FILE")]
+    pub(crate) server_secret_file: PathBuf,
     #[command(flatten)]
     pub(crate) master: MasterKeySource,
 }
@@ -240,15 +245,20 @@ pub(crate) struct WorkerArgs {
     #[arg(long, env = "MESHWRIGHT_REPLICAS", default_value_t = 2)]
     pub(crate) replicas: u32,
     /// Maximum number of workloads of a mesh that are restarted at once.
-    #[arg(long, env = "MESHWRIGHT_WIDTH", default_value_t = 10)]
-    pub(crate) width: usize,
+    #[arg(
+        long,
+        alias = "width",
+        env = "MESHWRIGHT_WIDTH",
+        default_value_t = 10
+    )]
+    pub(crate) max_concurrent_restarts: usize,
     /// Seconds after which a claim ends if the worker does not renew it.
     #[arg(long, env = "MESHWRIGHT_LEASE_SECONDS", default_value_t = 30)]
     pub(crate) lease_seconds: u64,
     /// Name of this worker in the queue and in the audit logs of clusters; by default it is made of
     /// the process id.
-    #[arg(long, env = "MESHWRIGHT_OWNER")]
-    pub(crate) owner: Option<String>,
+    #[arg(long, alias = "owner", env = "MESHWRIGHT_OWNER")]
+    pub(crate) worker_name: Option<String>,
     /// Seconds over which checks must show a revision as unused before it is removed.
     #[arg(long, env = "MESHWRIGHT_UNUSED_SECONDS", default_value_t = 120)]
     pub(crate) unused_seconds: i64,
@@ -261,8 +271,13 @@ pub(crate) struct WorkerArgs {
     pub(crate) dry_run_seconds: i64,
     /// Maximum number of seconds without an answer from a cluster. After that, the operation is
     /// paused and a person has to act.
-    #[arg(long, env = "MESHWRIGHT_SILENT_SECONDS", default_value_t = 120)]
-    pub(crate) silent_seconds: i64,
+    #[arg(
+        long,
+        alias = "silent-seconds",
+        env = "MESHWRIGHT_SILENT_SECONDS",
+        default_value_t = 120
+    )]
+    pub(crate) unreachable_seconds: i64,
     /// Seconds between two observations of a mesh.
     #[arg(long, env = "MESHWRIGHT_OBSERVE_SECONDS", default_value_t = 10)]
     pub(crate) observe_seconds: u64,
@@ -277,7 +292,7 @@ pub(crate) struct WorkerArgs {
 
 impl WorkerArgs {
     pub(crate) fn worker_name(&self) -> String {
-        self.owner
+        self.worker_name
             .clone()
             .unwrap_or_else(|| format!("worker-{}", std::process::id()))
     }

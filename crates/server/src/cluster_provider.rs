@@ -111,7 +111,7 @@ impl KubernetesClusterProvider {
                 ..AddressPolicy::default()
             },
             replicas: clusters.replicas,
-            max_concurrent_restarts: clusters.width,
+            max_concurrent_restarts: clusters.max_concurrent_restarts,
             credential_lifetime: Duration::from_hours(24 * clusters.credential_days),
             clock: Arc::new(SystemClock),
             clients: Mutex::default(),

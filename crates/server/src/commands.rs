@@ -12,7 +12,7 @@ pub(crate) async fn serve_api(
     database: &StoreArgs,
     listen: &str,
     networks: &[String],
-    (share, connections): (u32, ConnectionArgs),
+    (rate_limit_multiplier, connections): (u32, ConnectionArgs),
     metrics: &MetricsArgs,
 ) -> Result<(), Failure> {
     let store = connect_store(database).await?;
@@ -24,7 +24,7 @@ pub(crate) async fn serve_api(
         .map_err(Failure::io(format!("listening on {listen}")))?;
     let address = listener.local_addr().map_err(Failure::io("the listener"))?;
     tracing::info!(%address, "serving");
-    let routes = meshwright_api::router(build_app(store, networks, share)?);
+    let routes = meshwright_api::router(build_app(store, networks, rate_limit_multiplier)?);
     let served = meshwright_api::serve(
         listener,
         routes,

@@ -62,7 +62,7 @@ pub(crate) fn load_sealer(file: &Path, master: &MasterKeySource) -> Result<Seale
 pub(crate) async fn connect_store(database: &StoreArgs) -> Result<Store, Failure> {
     Ok(Store::connect(
         &database.database_url,
-        load_sealer(&database.vault_key_file, &database.master)?,
+        load_sealer(&database.server_secret_file, &database.master)?,
     )
     .await?)
 }

@@ -15,6 +15,7 @@ mod dev;
 mod import;
 mod open_files;
 mod public_http;
+mod renamed_options;
 mod service;
 mod telemetry;
 mod tenants;
@@ -53,6 +54,7 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
+    renamed_options::warn_of_renamed_options();
     let options = ServerArgs::parse();
     // This guard is dropped last, so that the remaining spans are sent.
     let traces = match telemetry::init_telemetry(&options.telemetry) {
@@ -92,7 +94,7 @@ async fn run_command(command: Command) -> Result<(), Failure> {
             database,
             listen,
             networks,
-            share,
+            rate_limit_multiplier,
             connections,
             metrics,
         } => {
@@ -100,7 +102,7 @@ async fn run_command(command: Command) -> Result<(), Failure> {
                 &database,
                 &listen,
                 &networks,
-                (share, connections),
+                (rate_limit_multiplier, connections),
                 &metrics,
             )
             .await

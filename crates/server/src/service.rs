@@ -54,7 +54,7 @@ pub(crate) fn parse_networks(texts: &[String]) -> Result<Vec<(IpAddr, u8)>, Fail
 pub(crate) fn build_app(
     store: Store,
     allowed: &[String],
-    share: u32,
+    rate_limit_multiplier: u32,
 ) -> Result<meshwright_api::App, Failure> {
     let rules = AddressPolicy {
         allowed_networks: parse_networks(allowed)?,
@@ -83,8 +83,8 @@ pub(crate) fn build_app(
         },
         read_charts,
         limits: Arc::new(meshwright_api::RequestLimiter::new(
-            meshwright_api::Rates::TENANT.scaled_by(share),
-            meshwright_api::Rates::PRINCIPAL.scaled_by(share),
+            meshwright_api::Rates::TENANT.scaled_by(rate_limit_multiplier),
+            meshwright_api::Rates::PRINCIPAL.scaled_by(rate_limit_multiplier),
             Arc::new(SystemClock),
         )),
         issuers: Arc::new(meshwright_api::IssuerKeys::new(Arc::new(fetch))),
@@ -98,7 +98,7 @@ pub(crate) fn build_engine(store: Store, clusters: &WorkerArgs) -> Result<Engine
     let timeouts = Timeouts {
         step: SignedDuration::from_secs(clusters.step_seconds),
         dry_run: SignedDuration::from_secs(clusters.dry_run_seconds),
-        unreachable: SignedDuration::from_secs(clusters.silent_seconds),
+        unreachable: SignedDuration::from_secs(clusters.unreachable_seconds),
         unused_min_span: SignedDuration::from_secs(clusters.unused_seconds),
         unused_check_interval: usual
             .unused_check_interval

@@ -142,3 +142,21 @@ async fn a_release_is_imported_with_all_that_the_catalogue_knows() {
         (Edition::Enterprise, "Mind the gap.")
     );
 }
+
+#[test]
+fn a_former_name_of_an_option_works_and_is_warned_of_once() {
+    let help = server(
+        &["work", "--width", "3", "--width=4", "--help"],
+        "",
+        Path::new("secret"),
+    );
+    assert!(help.status.success(), "{help:?}");
+    let warned = String::from_utf8_lossy(&help.stderr);
+    let warnings: Vec<&str> = warned.lines().collect();
+    assert_eq!(
+        warnings,
+        ["warning: --width is now called --max-concurrent-restarts; the former name will go away"]
+    );
+    let shown = String::from_utf8_lossy(&help.stdout);
+    assert!(shown.contains("--max-concurrent-restarts") && !shown.contains("--width"));
+}

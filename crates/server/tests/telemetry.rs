@@ -37,7 +37,7 @@ impl Server {
             "--database-url",
             database,
         ]);
-        run.arg("--vault-key-file")
+        run.arg("--server-secret-file")
             .arg(secret)
             .args(["--otlp-endpoint", collector]);
         run.env("NO_COLOR", "1")

@@ -96,7 +96,7 @@ fn measure_rollout(options: &RolloutOptions) -> Result<()> {
     // Observations of the mesh are no part of a roll-out, so they are made too rare to disturb
     // either side.
     let settings = [
-        "--width",
+        "--max-concurrent-restarts",
         &width,
         "--observe-seconds",
         "3600",

@@ -180,7 +180,7 @@ fn start_worker(
         database,
         "--allow-network",
         "127.0.0.0/8",
-        "--vault-key-file",
+        "--server-secret-file",
     ])
     .arg(secret);
     run.env("MESHWRIGHT_LOG", "trace")

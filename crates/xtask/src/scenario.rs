@@ -196,7 +196,7 @@ pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
             &options.dir,
             &options.listen,
             &CATALOGUE[..1],
-            &["--width", "10"],
+            &["--max-concurrent-restarts", "10"],
         )
     })?;
     let mut own = Instant::now();

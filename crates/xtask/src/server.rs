@@ -24,9 +24,9 @@ pub(crate) const LAB_SERVER_ARGS: [&str; 18] = [
     "2",
     "--replicas",
     "2",
-    "--width",
+    "--max-concurrent-restarts",
     "6",
-    "--silent-seconds",
+    "--unreachable-seconds",
     "15",
     "--step-seconds",
     "60",
@@ -112,7 +112,7 @@ impl DevServer {
             self.postgres_dir().display()
         );
         let mut run = Command::new("target/debug/meshwright-server");
-        run.args(["releases", "--database-url", &url, "--vault-key-file"])
+        run.args(["releases", "--database-url", &url, "--server-secret-file"])
             .arg(state.join("vault-key"));
         run.args([
             "import",

@@ -88,12 +88,12 @@ impl ApiProcessConfig {
             "serve",
             "--listen",
             address,
-            "--share",
+            "--rate-limit-multiplier",
             self.rate_limit_multiplier,
             "--database-url",
             &self.database_url,
         ]);
-        run.arg("--vault-key-file")
+        run.arg("--server-secret-file")
             .arg(&self.secret_file)
             .env("MESHWRIGHT_LOG", self.log_level);
         run.envs(self.environment.iter().map(|(name, value)| (name, value)));

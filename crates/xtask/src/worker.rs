@@ -93,12 +93,12 @@ impl WorkerProcess {
         run.args([
             "target/debug/meshwright-server",
             "work",
-            "--owner",
+            "--worker-name",
             name,
             "--database-url",
             &url,
         ]);
-        run.args(["--helm", &lab.helm_binary()?, "--vault-key-file"])
+        run.args(["--helm", &lab.helm_binary()?, "--server-secret-file"])
             .arg(state.join("vault-key"));
         run.args(LAB_SERVER_ARGS)
             .args(more)

@@ -29,10 +29,10 @@ const MUTATING_METHODS: [&str; 3] = ["post", "patch", "delete"];
 
 /// Descriptions of successful answers, by status.
 const SUCCESS_RESPONSES: [(&str, &str); 4] = [
-    ("200", "As it is now."),
-    ("201", "It was made."),
-    ("202", "It is on its way: the operation says how far."),
-    ("204", "It is gone."),
+    ("200", "The present state of what was asked for."),
+    ("201", "The object was created; the answer shows it."),
+    ("202", "The operation was accepted; poll it until it ends."),
+    ("204", "The object was deleted or revoked."),
 ];
 /// Errors that each operation can answer with.
 const COMMON_ERRORS: [(&str, &str); 7] = [
@@ -40,20 +40,20 @@ const COMMON_ERRORS: [(&str, &str); 7] = [
     ("401", "No valid credential was sent."),
     ("403", "The credential does not allow it."),
     ("414", "The address is too long."),
-    ("422", "The request can be read and makes no sense."),
-    ("429", "The caller asks more often than their share allows."),
-    ("503", "Not now: try again."),
+    ("422", "The request can be read, but one of its values is refused."),
+    ("429", "The caller sends more requests than its rate limit allows."),
+    ("503", "The service cannot answer now; try again later."),
 ];
 /// Errors of operations that name an object in the path or in a parameter.
-const LOOKUP_ERRORS: [(&str, &str); 1] = [("404", "There is no such thing for this caller.")];
+const LOOKUP_ERRORS: [(&str, &str); 1] = [("404", "No such object exists that this caller can see.")];
 /// Errors of operations that change something.
 const MUTATION_ERRORS: [(&str, &str); 6] = [
     ("408", "The body did not arrive in time."),
-    ("409", "Something stands in the way."),
-    ("412", "It has changed since the caller looked."),
+    ("409", "The present state of the object does not allow the change."),
+    ("412", "The object has changed since the version in If-Match."),
     ("413", "The body is too large."),
-    ("415", "The body is said to be something else than JSON."),
-    ("428", "What was seen has to be said: If-Match."),
+    ("415", "The content type of the body is not JSON."),
+    ("428", "The operation needs If-Match with the version that the caller saw."),
 ];
 
 /// Adds the conventions to the document.
@@ -86,7 +86,7 @@ pub(crate) fn apply_conventions(document: &mut Value) {
             add_error_responses(operation, names || path.contains('{'), changes);
             if operation["operationId"] == "listEvents" {
                 operation["responses"]["410"] =
-                    error_response("What was to be resumed is not kept any more.");
+                    error_response("The events after this number are no longer stored.");
             }
         }
     }
@@ -110,8 +110,8 @@ fn optional_body_refs(document: &Value) -> Vec<String> {
 /// something, and the answer to a request with `validate_only`.
 fn add_validate_only(operation: &mut Value) {
     let more = json!([
-        { "name": "validate_only", "in": "query", "required": false, "description": "Answer as if, and change nothing", "schema": { "type": "boolean" } },
-        { "name": "Idempotency-Key", "in": "header", "required": false, "description": "Makes a repeated request safe", "schema": { "type": "string" } },
+        { "name": "validate_only", "in": "query", "required": false, "description": "Check the request and answer as if it had been carried out, without changing anything", "schema": { "type": "boolean" } },
+        { "name": "Idempotency-Key", "in": "header", "required": false, "description": "Key of the request; a repeated request with the same key is carried out once", "schema": { "type": "string" } },
     ]);
     match &mut operation["parameters"] {
         Value::Array(known) => known.extend(more.as_array().into_iter().flatten().cloned()),
@@ -123,9 +123,9 @@ fn add_validate_only(operation: &mut Value) {
         .find_map(|status| responses[status].get("content").cloned());
     if let Some(content) = shown {
         responses["200"] =
-            json!({ "description": "What would be answered, of a trial", "content": content });
+            json!({ "description": "Answer to a trial with validate_only: what the request would return", "content": content });
     } else if responses.get("204").is_some() {
-        responses["200"] = json!({ "description": "A trial: it would be done" });
+        responses["200"] = json!({ "description": "Answer to a trial with validate_only: the request would be carried out" });
     }
 }
 
@@ -137,7 +137,7 @@ fn document_ignored_if_match(operation: &mut Value) {
         return;
     }
     let said = operation["description"].as_str().unwrap_or_default();
-    operation["description"] = format!("{said}\n\n`If-Match` is not heard.")
+    operation["description"] = format!("{said}\n\nThis operation ignores `If-Match`.")
         .trim_start()
         .into();
 }

@@ -134,7 +134,7 @@ async fn find_active_key(tx: &mut Tx<'_>, key: &str) -> Result<meshwright_store:
 /// Returns API keys without their secrets, from the oldest to the newest. With `show_deleted` the
 /// list includes revoked keys.
 #[utoipa::path(get, path = "/v1/api-keys", operation_id = "listApiKeys", tag = "keys",
-    params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "Number of items on a page, from 1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ApiKeyList)))]
 pub(crate) async fn list_api_keys(
     Authenticated(caller, database): Authenticated,

@@ -45,7 +45,7 @@ fn entry_view(linked: ChainedEntry) -> AuditEntry {
 /// of each entry covers the entry before it: `meshwright audit verify` reads the log from its
 /// beginning and tells whether an entry was changed or removed.
 #[utoipa::path(get, path = "/v1/audit-entries", operation_id = "listAuditEntries", tag = "audit",
-    params(("after" = Option<i64>, Query), ("page_size" = Option<i64>, Query, description = "1 to 1000")),
+    params(("after" = Option<i64>, Query), ("page_size" = Option<i64>, Query, description = "Number of items on a page, from 1 to 1000")),
     responses((status = 200, body = AuditEntryList)))]
 pub(crate) async fn list_audit_entries(
     Authenticated(caller, database): Authenticated,

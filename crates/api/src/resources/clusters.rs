@@ -124,7 +124,7 @@ fn parse_kubeconfig(caller: &Caller, text: &str) -> Result<(String, Vec<u8>)> {
 ///
 /// Returns the clusters that the caller may see, from the oldest registration to the newest.
 #[utoipa::path(get, path = "/v1/clusters", operation_id = "listClusters", tag = "clusters",
-    params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "For example team=payments,tier!=test,!old"), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "Labels that the items must have, for example team=payments,tier!=test,!old"), ("page_size" = Option<i64>, Query, description = "Number of items on a page, from 1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ClusterList)))]
 pub(crate) async fn list_clusters(
     Authenticated(caller, database): Authenticated,

@@ -149,7 +149,7 @@ pub(crate) async fn create_identity_provider(
 ///
 /// Returns the identity providers that the tenant trusts, from the oldest to the newest.
 #[utoipa::path(get, path = "/v1/identity-providers", operation_id = "listIdentityProviders", tag = "access",
-    params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("page_size" = Option<i64>, Query, description = "Number of items on a page, from 1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = IdentityProviderList)))]
 pub(crate) async fn list_identity_providers(
     Authenticated(caller, database): Authenticated,
@@ -282,7 +282,7 @@ pub(crate) async fn create_role_binding(
 ///
 /// Returns the role bindings of the tenant, from the oldest to the newest.
 #[utoipa::path(get, path = "/v1/role-bindings", operation_id = "listRoleBindings", tag = "access",
-    params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("page_size" = Option<i64>, Query, description = "Number of items on a page, from 1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = RoleBindingList)))]
 pub(crate) async fn list_role_bindings(
     Authenticated(caller, database): Authenticated,

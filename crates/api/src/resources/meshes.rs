@@ -77,8 +77,8 @@ async fn start_operation(
 /// Returns the meshes that the caller may see, from the oldest to the newest. With `show_deleted`
 /// the list includes deleted meshes.
 #[utoipa::path(get, path = "/v1/meshes", operation_id = "listMeshes", tag = "meshes",
-    params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "For example team=payments,tier!=test,!old"),
-        ("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "Labels that the items must have, for example team=payments,tier!=test,!old"),
+        ("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "Number of items on a page, from 1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = MeshList)))]
 pub(crate) async fn list_meshes(
     Authenticated(caller, database): Authenticated,

@@ -32,7 +32,7 @@ pub(crate) struct OperationFilter {
 /// Returns the operations that the caller may see, newest first. With `upgrade_id` the list has the
 /// stages of this upgrade only.
 #[utoipa::path(get, path = "/v1/operations", operation_id = "listOperations", tag = "operations",
-    params(("upgrade_id" = Option<String>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("upgrade_id" = Option<String>, Query), ("page_size" = Option<i64>, Query, description = "Number of items on a page, from 1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = OperationList)))]
 pub(crate) async fn list_operations(
     Authenticated(caller, database): Authenticated,
@@ -100,7 +100,7 @@ fn required_action(kind: OperationKind) -> Action {
 /// waits until the operation has ended or needs a person. An operation that is paused, and that was
 /// asked to continue since then, is waited for.
 #[utoipa::path(get, path = "/v1/operations/{operation_id}", operation_id = "getOperation", tag = "operations",
-    params(("operation_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
+    params(("operation_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "Seconds to wait for a change, from 0 to 60")),
     responses((status = 200, body = Operation)))]
 pub(crate) async fn get_operation(
     Authenticated(caller, database): Authenticated,

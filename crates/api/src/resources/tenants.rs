@@ -136,7 +136,7 @@ async fn find_tenant(
 /// Returns the tenants from the oldest to the newest. With `show_deleted` the list includes deleted
 /// tenants. This operation is for the operator of the service.
 #[utoipa::path(get, path = "/v1/tenants", operation_id = "listTenants", tag = "tenants",
-    params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "Number of items on a page, from 1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = TenantList)))]
 pub(crate) async fn list_tenants(
     Authenticated(caller, database): Authenticated,

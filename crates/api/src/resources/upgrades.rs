@@ -161,7 +161,7 @@ async fn resolve_upgrade(
 ///
 /// Returns the upgrades of the mesh, newest first.
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/upgrades", operation_id = "listUpgrades", tag = "upgrades",
-    params(("mesh_id" = String, Path), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("mesh_id" = String, Path), ("page_size" = Option<i64>, Query, description = "Number of items on a page, from 1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = UpgradeList)))]
 pub(crate) async fn list_upgrades(
     Authenticated(caller, database): Authenticated,
@@ -190,7 +190,7 @@ pub(crate) async fn list_upgrades(
 /// Returns the upgrade with its state and findings. With `wait_seconds` the answer waits until the
 /// upgrade has ended or a person must act. The `ETag` changes with each change of state.
 #[utoipa::path(get, path = "/v1/upgrades/{upgrade_id}", operation_id = "getUpgrade", tag = "upgrades",
-    params(("upgrade_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
+    params(("upgrade_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "Seconds to wait for a change, from 0 to 60")),
     responses((status = 200, body = Upgrade)))]
 pub(crate) async fn get_upgrade(
     Authenticated(caller, database): Authenticated,

@@ -153,7 +153,7 @@ pub(crate) async fn create_webhook(
 ///
 /// Returns webhooks without their secrets, from the oldest to the newest.
 #[utoipa::path(get, path = "/v1/webhooks", operation_id = "listWebhooks", tag = "webhooks",
-    params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("page_size" = Option<i64>, Query, description = "Number of items on a page, from 1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = WebhookList)))]
 pub(crate) async fn list_webhooks(
     Authenticated(caller, database): Authenticated,
@@ -337,7 +337,7 @@ pub(crate) async fn test_webhook(
 /// Returns the deliveries to the webhook, sent and due, newest first, as far back as events are
 /// kept.
 #[utoipa::path(get, path = "/v1/webhooks/{webhook_id}/deliveries", operation_id = "listDeliveries", tag = "webhooks",
-    params(("webhook_id" = String, Path), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("webhook_id" = String, Path), ("page_size" = Option<i64>, Query, description = "Number of items on a page, from 1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = DeliveryList)))]
 pub(crate) async fn list_deliveries(
     Authenticated(caller, database): Authenticated,

@@ -74,7 +74,7 @@ async fn every_change_hears_if_match_or_says_that_it_does_not() {
         let said = operation["description"].as_str().unwrap_or_default();
         assert_eq!(
             declares_it(&operation),
-            !said.contains("`If-Match` is not heard."),
+            !said.contains("This operation ignores `If-Match`."),
             "{}: {said}",
             route.id
         );
