@@ -97,9 +97,8 @@ pub trait MeshClusters: TeardownInspection {
     ) -> Result<Readiness, ClusterError>;
 
     /// Lists the users of a revision. A cluster or replica that does not answer leads to
-    /// [`Usage::Unknown`], not to an error. Members that are left behind are not asked. Their
-    /// proxies count while they are connected, because the removal of the revision would cut them
-    /// off.
+    /// [`Usage::Unknown`], not to an error. Members that are left behind are neither asked
+    /// nor counted.
     ///
     /// # Errors
     /// Returns the same errors as [`MeshClusters::observe_target`].

@@ -111,9 +111,6 @@ struct State {
     silence: Option<(Arc<ManualClock>, SignedDuration)>,
     faults: BTreeMap<Name, ClusterError>,
     pinned: Vec<String>,
-    /// Members whose proxies are connected to the control planes, also while the API server is
-    /// silent.
-    connected: BTreeSet<Name>,
     foreign_webhooks: BTreeMap<Name, Vec<String>>,
     refused_targets: BTreeSet<Target>,
     refusing_dry_runs: BTreeSet<Name>,

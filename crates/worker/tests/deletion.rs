@@ -91,23 +91,6 @@ async fn a_member_that_comes_back_while_the_mesh_is_in_use_is_seen_before_the_fi
 }
 
 #[tokio::test]
-async fn the_connected_proxies_of_a_silent_member_are_users_of_the_mesh() {
-    let fleet = Fleet::new().await;
-    fleet.clusters.set_unreachable("c2", true);
-    fleet.clusters.set_proxies_connected("c2", true);
-    fleet.clusters.clear_workloads();
-    let deletion = delete_by_force(&fleet).await;
-    pass(&fleet, 180).await;
-    let running = run_until_waiting_for(&fleet, deletion, "proxy web in c2").await;
-    fleet.clusters.set_proxies_connected("c2", false);
-    running.await.expect("no panic").expect("a readable queue");
-    assert_eq!(
-        fleet.operation(deletion).await.state,
-        OperationState::Succeeded
-    );
-}
-
-#[tokio::test]
 async fn patience_that_ends_during_the_look_leaves_the_member_behind() {
     let fleet = Fleet::new().await;
     fleet.clusters.set_unreachable("c2", true);

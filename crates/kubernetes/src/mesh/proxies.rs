@@ -214,12 +214,14 @@ impl KubernetesMesh {
     /// Finds the users of a revision (requirement B8): connected proxies of every replica, live
     /// pods, pod templates, namespaces, tags and, if there are none of these, resources that name
     /// the revision. A cluster or replica that does not answer counts as a user. Members that are
-    /// left behind are not asked, but their connected proxies count.
+    /// left behind are neither asked nor counted: their proxies may stay connected although their
+    /// API server is gone for good.
     pub(super) async fn revision_usage(
         &self,
         revision: &RevisionName,
         left_behind: &[Name],
     ) -> Result<Usage, ClusterError> {
+        let counted = |member: &str| !left_behind.iter().any(|left| left.as_str() == member);
         let (mut users, mut silent) = (Vec::new(), Vec::new());
         let running: Vec<Value> = self
             .list_istiod_pods(revision)
@@ -228,15 +230,21 @@ impl KubernetesMesh {
             .filter(is_running)
             .collect();
         let asked = object_names(&running).into_iter().map(|pod| async move {
-            self.query_replica(&pod, "/debug/syncz", proxy_name)
+            let proxy = |proxy: &Value| {
+                let member = proxy["cluster_id"].as_str();
+                member.is_none_or(counted).then(|| proxy_name(proxy))
+            };
+            let connected = self
+                .query_replica(&pod, "/debug/syncz", proxy)
                 .await
-                .map_err(|_| format!("replica {pod}"))
+                .map_err(|_| format!("replica {pod}"))?;
+            Ok::<_, String>(connected.into_iter().flatten().collect::<Vec<_>>())
         });
         let members = self
             .config
             .members
             .iter()
-            .filter(|member| !left_behind.contains(&member.name));
+            .filter(|member| counted(member.name.as_str()));
         let looks = members.map(|member| self.member_usage(member, revision));
         let (connected, used) = tokio::join!(
             futures::future::join_all(asked),

@@ -55,18 +55,6 @@ impl FakeClusters {
         self.lock().silence = Some((clock.clone(), duration));
     }
 
-    /// Connects the proxies of a member to the control planes, or ends their connections. The
-    /// proxies of a member that answers count by their pods, without this.
-    pub fn set_proxies_connected(&self, member: &str, connected: bool) {
-        let member: Name = member.parse().expect(member);
-        let mut state = self.lock();
-        if connected {
-            state.connected.insert(member)
-        } else {
-            state.connected.remove(&member)
-        };
-    }
-
     /// Makes every call of a member fail with an error, or succeed again.
     pub fn set_member_error(&self, member: &str, error: Option<ClusterError>) {
         let member: Name = member.parse().expect(member);

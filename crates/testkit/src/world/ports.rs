@@ -220,8 +220,6 @@ impl MeshClusters for FakeClusters {
             .filter(|((member, _), known)| asked(&member) && carrying(known))
             .map(|((_, workload), _)| workload.to_string())
             .collect();
-        let proxy = |member: &Name| format!("proxy web in {member}");
-        users.extend(state.connected.iter().map(proxy));
         users.extend(state.pinned.clone());
         Ok(if users.is_empty() {
             Usage::Unused
