@@ -63,12 +63,7 @@ pub(crate) enum Command {
         networks: Vec<String>,
         /// Factor by which the default request rates of each tenant and each principal are
         /// multiplied.
-        #[arg(
-            long,
-            alias = "share",
-            env = "MESHWRIGHT_SHARE",
-            default_value_t = 1
-        )]
+        #[arg(long, alias = "share", env = "MESHWRIGHT_SHARE", default_value_t = 1)]
         rate_limit_multiplier: u32,
         #[command(flatten)]
         connections: ConnectionArgs,
@@ -245,12 +240,7 @@ pub(crate) struct WorkerArgs {
     #[arg(long, env = "MESHWRIGHT_REPLICAS", default_value_t = 2)]
     pub(crate) replicas: u32,
     /// Maximum number of workloads of a mesh that are restarted at once.
-    #[arg(
-        long,
-        alias = "width",
-        env = "MESHWRIGHT_WIDTH",
-        default_value_t = 10
-    )]
+    #[arg(long, alias = "width", env = "MESHWRIGHT_WIDTH", default_value_t = 10)]
     pub(crate) max_concurrent_restarts: usize,
     /// Seconds after which a claim ends if the worker does not renew it.
     #[arg(long, env = "MESHWRIGHT_LEASE_SECONDS", default_value_t = 30)]

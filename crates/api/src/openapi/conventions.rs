@@ -40,20 +40,36 @@ const COMMON_ERRORS: [(&str, &str); 7] = [
     ("401", "No valid credential was sent."),
     ("403", "The credential does not allow it."),
     ("414", "The address is too long."),
-    ("422", "The request can be read, but one of its values is refused."),
-    ("429", "The caller sends more requests than its rate limit allows."),
+    (
+        "422",
+        "The request can be read, but one of its values is refused.",
+    ),
+    (
+        "429",
+        "The caller sends more requests than its rate limit allows.",
+    ),
     ("503", "The service cannot answer now; try again later."),
 ];
 /// Errors of operations that name an object in the path or in a parameter.
-const LOOKUP_ERRORS: [(&str, &str); 1] = [("404", "No such object exists that this caller can see.")];
+const LOOKUP_ERRORS: [(&str, &str); 1] =
+    [("404", "No such object exists that this caller can see.")];
 /// Errors of operations that change something.
 const MUTATION_ERRORS: [(&str, &str); 6] = [
     ("408", "The body did not arrive in time."),
-    ("409", "The present state of the object does not allow the change."),
-    ("412", "The object has changed since the version in If-Match."),
+    (
+        "409",
+        "The present state of the object does not allow the change.",
+    ),
+    (
+        "412",
+        "The object has changed since the version in If-Match.",
+    ),
     ("413", "The body is too large."),
     ("415", "The content type of the body is not JSON."),
-    ("428", "The operation needs If-Match with the version that the caller saw."),
+    (
+        "428",
+        "The operation needs If-Match with the version that the caller saw.",
+    ),
 ];
 
 /// Adds the conventions to the document.
@@ -122,8 +138,7 @@ fn add_validate_only(operation: &mut Value) {
         .into_iter()
         .find_map(|status| responses[status].get("content").cloned());
     if let Some(content) = shown {
-        responses["200"] =
-            json!({ "description": "Answer to a trial with validate_only: what the request would return", "content": content });
+        responses["200"] = json!({ "description": "Answer to a trial with validate_only: what the request would return", "content": content });
     } else if responses.get("204").is_some() {
         responses["200"] = json!({ "description": "Answer to a trial with validate_only: the request would be carried out" });
     }
