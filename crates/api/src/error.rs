@@ -154,7 +154,7 @@ impl ApiError {
     pub(crate) fn wrong_tenant_kind(action: Action) -> Self {
         let (detail, hint) = match action {
             Action::ReadPlatform | Action::ChangePlatform => (
-                "This is for whoever operates the service.",
+                "Only the operator of the service may do this.",
                 "Ask them, or use a key of theirs.",
             ),
             _ => (
@@ -191,7 +191,7 @@ impl ApiError {
     }
 
     pub(crate) fn tenant_suspended() -> Self {
-        let hint = "Ask whoever operates the service.";
+        let hint = "Ask the operator of the service.";
         Self::new(
             StatusCode::FORBIDDEN,
             "tenant_suspended",

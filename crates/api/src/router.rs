@@ -109,6 +109,7 @@ fn documented_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(upgrades::create_upgrade, upgrades::list_upgrades))
         .routes(routes!(upgrades::get_upgrade))
         .routes(routes!(upgrades::move_namespaces))
+        // All verbs of an upgrade, such as `promote` and `rollback`.
         .routes(routes!(upgrades::upgrade_action))
         .routes(routes!(operations::list_operations))
         .routes(routes!(operations::get_operation))

@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use meshwright_model::observation::foreign_istio_problem;
 use meshwright_model::operation::Problem;
 use meshwright_model::rules::Severity;
-use meshwright_model::survey::foreign_istio_problem;
 use meshwright_model::upgrade::Finding;
 use meshwright_rollout::ports::ClusterError;
 use serde_json::{Map, Value, json};

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use meshwright_model::Name;
+use meshwright_model::observation::Observation;
 use meshwright_model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
 use meshwright_model::release::Release;
-use meshwright_model::survey::Observation;
 use meshwright_model::switch::Switches;
 use meshwright_model::version::{RevisionName, Version};
 use meshwright_rollout::ports::{
@@ -44,12 +44,12 @@ mod istiod_tokens;
 mod leaving;
 mod limits;
 mod objects;
+mod observation;
 mod proxies;
 mod records;
 mod rendering;
 mod revision_pins;
 mod single_object;
-mod survey;
 mod watch;
 
 /// Maximum time that the engine waits for an event before it checks again.

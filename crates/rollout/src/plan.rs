@@ -13,7 +13,7 @@ pub mod lifecycle;
 pub mod precheck;
 pub mod rollback;
 
-pub use meshwright_model::survey::TAGS;
+pub use meshwright_model::observation::TAGS;
 
 /// Revision tags that a promotion moves, in this order.
 const PROMOTED_TAGS: [&str; 2] = ["stable", "default"];

@@ -6,9 +6,9 @@ use std::time::Instant;
 use async_trait::async_trait;
 use meshwright_model::Name;
 use meshwright_model::ids::OperationId;
+use meshwright_model::observation::Observation;
 use meshwright_model::operation::Problem;
 use meshwright_model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
-use meshwright_model::survey::Observation;
 use meshwright_model::version::RevisionName;
 
 mod leaving;
@@ -221,7 +221,7 @@ pub struct FencingToken {
 }
 
 /// End of a right to write. All clones share one instant, so each renewal of the lease extends the
-/// right, also for calls that are under way.
+/// right, also for the later requests of a write that is under way.
 #[derive(Debug, Clone)]
 pub struct Deadline(Arc<Mutex<Instant>>);
 
@@ -277,7 +277,7 @@ pub enum ClusterError {
         cause: String,
     },
     /// The fencing token has expired and the lease may have ended: stop at once.
-    #[error("the permit to write has run out")]
+    #[error("the fencing token has expired")]
     Expired,
 }
 

@@ -41,7 +41,7 @@ pub(crate) async fn run_tenants_command(
                 keys += store.rewrap_tenant_keys(tenant).await?;
                 tenants += 1;
             }
-            println!("{keys} keys of {tenants} tenants were wrapped anew");
+            println!("{keys} keys of {tenants} tenants were wrapped with the present key");
         }
         TenantsCommand::EraseSecrets { tenant, confirm } => {
             if confirm != tenant {

@@ -245,7 +245,7 @@ fn log_attempt_failure(claim: &Claim, failure: &AttemptFailure) {
     } else {
         None
     };
-    tracing::error!(operation.id = %claim.operation, attempt = claim.errors + 1, error, describe_cause = failure.describe_cause(), "attempt to run the operation failed");
+    tracing::error!(operation.id = %claim.operation, attempt = claim.errors + 1, error, cause = failure.describe_cause(), "attempt to run the operation failed");
 }
 
 /// Logs that the work on a claim was interrupted, with the reason.

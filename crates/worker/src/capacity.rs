@@ -116,16 +116,16 @@ fn compute_claim_filter(running: &[Running], width: usize) -> Option<ClaimFilter
     let costly_full = if costly_free > reserved_capacity(for_costly) {
         Vec::new()
     } else {
-        tenants_running_at_least(&costly, 1)
+        values_occurring_at_least(&costly, 1)
     };
     Some(ClaimFilter {
         running: Vec::new(),
-        busy_tenants: tenants_running_at_least(&all, 1),
-        full_tenants: tenants_running_at_least(&all, tenant_share(width)),
+        busy_tenants: values_occurring_at_least(&all, 1),
+        full_tenants: values_occurring_at_least(&all, tenant_share(width)),
         allow_busy_tenants: spare,
         allow_costly: costly_free > 0,
         costly_full_tenants: costly_full,
-        full_hosting_clusters: tenants_running_at_least(
+        full_hosting_clusters: values_occurring_at_least(
             &hosting,
             (width - reserved_capacity(width)).max(1),
         ),
@@ -148,7 +148,7 @@ fn reserved_capacity(places: usize) -> usize {
 }
 
 /// Returns the values that occur at least `count` times, each once.
-fn tenants_running_at_least<T: Copy + Ord>(running: &[T], count: usize) -> Vec<T> {
+fn values_occurring_at_least<T: Copy + Ord>(running: &[T], count: usize) -> Vec<T> {
     let distinct: BTreeSet<T> = running.iter().copied().collect();
     let counted = |one: &T| running.iter().filter(|of| *of == one).count();
     distinct

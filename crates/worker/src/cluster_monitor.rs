@@ -74,7 +74,7 @@ impl Engine {
             Ok(Err(problem)) if problem.code == DATABASE_CODE => return Ok(()),
             Ok(answer) => answer,
             Err(missed) => {
-                metrics::report_failed_call(ClusterMonitoring::NAME, missed);
+                metrics::report_given_up_call(ClusterMonitoring::NAME, missed);
                 Err(cluster_unreachable())
             }
         };
@@ -102,7 +102,7 @@ impl Engine {
             }
             Err(problem) => {
                 let failures = probe.failures.saturating_add(1);
-                tracing::debug!(cluster.id = %probe.cluster, failures, code = problem.code, "the cluster does not answer its check");
+                tracing::debug!(cluster.id = %probe.cluster, failures, code = problem.code, "the check of the cluster failed");
                 tx.record_failed_cluster_check(&cluster, failures, &problem, now)
                     .await?;
             }

@@ -71,7 +71,7 @@ impl Engine {
         let seen = match run_with_timeout(self.settings.cluster_timeout, look).await {
             Ok(seen) => seen,
             Err(missed) => {
-                metrics::report_failed_call(MeshObservation::NAME, missed);
+                metrics::report_given_up_call(MeshObservation::NAME, missed);
                 Err(missed.as_str().into())
             }
         };

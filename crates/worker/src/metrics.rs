@@ -47,11 +47,11 @@ pub(crate) fn count_record(operation: &Operation, record: &OperationUpdate, now:
 }
 
 /// Logs and counts a check or a message that was given up and is retried later.
-pub(crate) fn report_failed_call(round: &'static str, missed: CallFailure) {
+pub(crate) fn report_given_up_call(round: &'static str, missed: CallFailure) {
     tracing::warn!(
         round,
         why = missed.as_str(),
-        "a check or a message failed; retrying later"
+        "gave up a check or a delivery, because it took too long or panicked; retrying later"
     );
     metrics::counter!("meshwright_looks_given_up_total", "round" => round, "why" => missed.as_str()).increment(1);
 }

@@ -3,8 +3,8 @@
 
 use jiff::Timestamp;
 use meshwright_model::ids::MeshId;
+use meshwright_model::observation::Observation;
 use meshwright_model::plan::{Sidecar, Step, Target};
-use meshwright_model::survey::Observation;
 use meshwright_model::upgrade::UpgradeState;
 use meshwright_rollout::plan::MeshTopology;
 use meshwright_store::{MeshState, NewEvent, Page, StoreError, Tx};

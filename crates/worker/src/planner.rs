@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshwright_model::Name;
 use meshwright_model::leftover::Leftover;
+use meshwright_model::observation::{Observation, foreign_istio_problem};
 use meshwright_model::operation::{OperationKind, Problem};
 use meshwright_model::plan::{Plan, Step, Target};
-use meshwright_model::survey::{Observation, foreign_istio_problem};
 use meshwright_rollout::plan::{
     ControlPlane, MeshTopology, NamespaceKey, canary, data_plane, in_place, lifecycle, rollback,
 };

@@ -177,10 +177,10 @@ impl Engine {
                 tracing::warn!(
                     round = R::NAME,
                     error = &error as &dyn std::error::Error,
-                    "could not process a due item; retrying later"
+                    "could not read or record a due item in the database; retrying later"
                 );
             }
-            Err(_) => metrics::report_failed_call(R::NAME, CallFailure::Panicked),
+            Err(_) => metrics::report_given_up_call(R::NAME, CallFailure::Panicked),
         }
     }
 }

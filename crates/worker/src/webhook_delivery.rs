@@ -139,7 +139,7 @@ impl Engine {
                     {
                         Ok(attempt) => attempt,
                         Err(missed) => {
-                            metrics::report_failed_call(WebhookDelivery::NAME, missed);
+                            metrics::report_given_up_call(WebhookDelivery::NAME, missed);
                             DeliveryAttempt::Failed("too_slow")
                         }
                     }

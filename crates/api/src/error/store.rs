@@ -107,7 +107,7 @@ impl From<StoreError> for ApiError {
                     "The tenant may have {limit} {} at most.",
                     of.as_str().replace('_', " ")
                 ),
-                "Remove what is not needed, or ask whoever operates the service for more. GET /v1/usage shows how much there is.",
+                "Remove what is not needed, or ask the operator of the service for more. GET /v1/usage shows how much there is.",
             ),
             StoreError::LastOwner => Self::new(
                 StatusCode::CONFLICT,
@@ -145,7 +145,7 @@ impl From<StoreError> for ApiError {
                 StatusCode::CONFLICT,
                 "secrets_erased",
                 "The secrets of this tenant were erased: nothing opens them any more, and no new ones are kept.",
-                "Ask whoever operates the service.",
+                "Ask the operator of the service.",
             ),
             StoreError::UnstorableText => {
                 Self::malformed_body("a text in it holds the character NUL")

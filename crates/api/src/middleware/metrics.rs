@@ -35,7 +35,7 @@ pub struct MetricsServer {
 
 impl std::fmt::Debug for MetricsServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Vitals").finish_non_exhaustive()
+        f.debug_struct("MetricsServer").finish_non_exhaustive()
     }
 }
 

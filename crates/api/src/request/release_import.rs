@@ -41,7 +41,7 @@ pub fn parse_import_release(
         parse_choice(
             &format!("/quirks/{index}"),
             quirk,
-            "nobody knows this quirk",
+            "this quirk is not known",
         )
     };
     let release = Release {

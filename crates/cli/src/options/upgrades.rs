@@ -11,7 +11,7 @@ pub(crate) enum UpgradeCommand {
         /// Name or id of the mesh.
         mesh: String,
     },
-    /// Show one upgrade with its findings and its tag.
+    /// Show one upgrade with its findings and its `ETag`.
     Get {
         /// Id of the upgrade, from `upgrade list`.
         upgrade: String,
@@ -26,7 +26,7 @@ pub(crate) enum UpgradeCommand {
     Acknowledge(UpgradeVerbArgs),
     /// Try again what has failed.
     Retry(UpgradeVerbArgs),
-    /// Promote the canary: switch the tags of the mesh to it.
+    /// Promote the canary: point the tags `stable` and `default` to it.
     Promote(ConfirmedVerbArgs),
     /// Pause the upgrade after the calls that are under way.
     Pause(UpgradeVerbArgs),
@@ -60,9 +60,9 @@ pub(crate) struct UpgradeVerbArgs {
 pub(crate) struct ConfirmedVerbArgs {
     #[command(flatten)]
     pub(crate) ask: UpgradeVerbArgs,
-    /// Tag of the state that the request is meant for, from `upgrade get`. In another state the
-    /// request is refused. Without a tag, the present state is printed and its tag is sent.
-    #[arg(long, value_name = "TAG")]
+    /// `ETag` of the state that the request is meant for, from `upgrade get`. In another state the
+    /// request is refused. Without an `ETag`, the present state is printed and its `ETag` is sent.
+    #[arg(long, value_name = "ETAG")]
     pub(crate) if_match: Option<String>,
 }
 

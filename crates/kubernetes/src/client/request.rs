@@ -21,9 +21,9 @@ impl ClusterClient {
         told::parse_object(&bytes).map_err(|_| CallError::unreadable_response())
     }
 
-    /// Sends a request and reads the whole answer. This is the last point before the bytes go out,
-    /// so the fencing token is checked here: its deadline, or the timeout of a call if that is
-    /// earlier, ends the call.
+    /// Sends a request and reads the whole answer. The deadline of the fencing token, or the
+    /// timeout of a call if that is earlier, ends the call; `send_request` checks it once more
+    /// directly before the bytes go out.
     pub(super) async fn send_and_read(
         &self,
         method: Method,

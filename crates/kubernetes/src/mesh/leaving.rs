@@ -16,10 +16,10 @@ use super::apply_set::OWNER_LABEL;
 use super::certificates::{CRL_CONFIGMAP, ROOT_CERT_CONFIGMAP};
 use super::helm_values::HelmValues;
 use super::objects::render_refused;
+use super::observation::parse_injector;
 use super::single_object::{
     DEFAULT_VALIDATOR, MUTATING_WEBHOOKS_PATH, revision_webhook_name, tag_webhook_name,
 };
-use super::survey::parse_injector;
 use super::{KubernetesMesh, api_paths, label_query, text_at};
 
 /// Kinds of our objects in a member that are outside the mesh's namespace and that a deletion

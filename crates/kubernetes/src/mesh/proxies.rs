@@ -7,7 +7,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use meshwright_model::Name;
-use meshwright_model::survey::{MemberObservation, ProxyObservation};
+use meshwright_model::observation::{MemberObservation, ProxyObservation};
 use meshwright_model::version::RevisionName;
 use meshwright_rollout::plan::data_plane::REV_LABEL;
 use meshwright_rollout::ports::{ClusterError, Readiness, Usage};

@@ -1,9 +1,9 @@
 //! Defines the few fields that are kept of each workload and pod. Whole objects are never kept.
 
 use meshwright_model::injection::{NamespaceLabels, PodLabels};
+use meshwright_model::observation::RestartBlocker;
 use meshwright_model::operation::Problem;
 use meshwright_model::plan::{Sidecar, WorkloadKind, WorkloadRef};
-use meshwright_model::survey::RestartBlocker;
 use meshwright_rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL};
 use meshwright_rollout::ports::{ObjectVersion, Readiness};
 use serde_json::Value;

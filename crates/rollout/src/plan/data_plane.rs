@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use meshwright_model::Name;
 use meshwright_model::injection::{Injection, Injector, NamespaceLabels, injected_by};
-use meshwright_model::plan::{Plan, Sidecar, Stamp, Step, Target};
-use meshwright_model::survey::{
+use meshwright_model::observation::{
     MemberObservation, NamespaceObservation, Observation, WorkloadObservation,
 };
+use meshwright_model::plan::{Plan, Sidecar, Stamp, Step, Target};
 use meshwright_model::upgrade::LabelPolicy;
 use meshwright_model::version::RevisionName;
 

@@ -208,10 +208,10 @@ pub fn plan_delete(layout: &MeshTopology, farewell: &MemberReachability) -> Plan
         )
 }
 
-/// Plans the looks before the first removal. Nothing may use the mesh, and the members that are
-/// left behind must still not answer. The wait for the last use can take days, so these members are
-/// looked at before it, with each look of it, directly after it, and at the end of the deletion: a
-/// member that answers is not left behind.
+/// Plans the checks before the first removal. Nothing may use the mesh, and the members that are
+/// left behind must still not answer. The wait can take days, so these members are checked before
+/// it, at each check of it, directly after it, and at the end of the deletion. A member that
+/// answers is not left behind.
 fn plan_last_looks(layout: &MeshTopology, left_behind: &[Name]) -> Plan {
     let unused = |line: &ControlPlane| Step::AwaitUnused {
         revision: line.revision.clone(),

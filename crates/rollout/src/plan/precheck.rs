@@ -5,10 +5,10 @@ use meshwright_model::injection::{
     Injection, NoInjection, PodLabels, injected_by, labels_conflict,
 };
 use meshwright_model::network;
-use meshwright_model::rules::Severity;
-use meshwright_model::survey::{
+use meshwright_model::observation::{
     MemberObservation, NamespaceObservation, Observation, RestartBlocker, WorkloadObservation,
 };
+use meshwright_model::rules::Severity;
 use meshwright_model::upgrade::{Finding, LabelPolicy};
 
 use super::MeshTopology;
@@ -187,7 +187,7 @@ fn namespace_finding(
     );
     silent.then(|| {
         let message =
-            "The label matches no revision: new pods start without a sidecar, and nobody is told.";
+            "The label matches no revision: new pods start without a sidecar, and no error is shown.";
         new_finding(
             Severity::Warn,
             "no_such_revision",

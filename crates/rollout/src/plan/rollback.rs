@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use meshwright_model::Name;
+use meshwright_model::observation::Observation;
 use meshwright_model::plan::{Plan, Sidecar, Stamp, Step, Target, WorkloadRef};
-use meshwright_model::survey::Observation;
 
 use super::{ControlPlane, MeshTopology, TAGS, probe_step_for};
 use crate::step::undo;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use meshwright_model::injection::{Injector, NamespaceLabels, PodLabels};
-use meshwright_model::plan::{Plan, WorkloadKind, WorkloadRef};
-use meshwright_model::survey::{
+use meshwright_model::observation::{
     MemberObservation, NamespaceObservation, Observation, WorkloadObservation,
 };
+use meshwright_model::plan::{Plan, WorkloadKind, WorkloadRef};
 use meshwright_model::upgrade::LabelPolicy;
 
 use super::precheck::{PrecheckInput, SkewRule};
@@ -372,7 +372,7 @@ fn findings_name_what_stands_in_the_way() {
     cluster.namespaces[0].labels.rev = Some("stable".into());
     cluster.namespaces[2].labels.rev = Some("gone".into());
     cluster.namespaces[2].workloads[0].stuck =
-        Some(meshwright_model::survey::RestartBlocker::OnDelete);
+        Some(meshwright_model::observation::RestartBlocker::OnDelete);
     cluster.namespaces[3].workloads[0].template.rev = Some("1-25-1".into());
     cluster.namespaces[3].unreachable = vec!["bare".into()];
     let survey = Observation {
@@ -427,15 +427,16 @@ fn skew_objects(current: &str, target: ControlPlane, live: &[&[&str]]) -> Vec<St
         namespace.workloads[0].live = live.iter().map(sidecar).collect();
     }
     cluster.namespaces[0].unreachable = vec!["bare".into()];
-    let proxy = |proxy: &str, version: &str, ghost| meshwright_model::survey::ProxyObservation {
-        proxy: proxy.into(),
-        member: "c1".into(),
-        revision: revision.clone(),
-        version: version.into(),
-        synced: true,
-        error: None,
-        ghost,
-    };
+    let proxy =
+        |proxy: &str, version: &str, ghost| meshwright_model::observation::ProxyObservation {
+            proxy: proxy.into(),
+            member: "c1".into(),
+            revision: revision.clone(),
+            version: version.into(),
+            synced: true,
+            error: None,
+            ghost,
+        };
     let proxies = vec![
         proxy("bare.enabled", "1.25.1", false),
         proxy("vm.enabled", "1.25.1", true),

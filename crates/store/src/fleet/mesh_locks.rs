@@ -34,7 +34,7 @@ impl Tx<'_> {
 
     /// Acquires the right to change the data plane of a mesh for an operation. This is the mesh
     /// lock if it is free, or a shared right beside an upgrade that changes nothing now, because it
-    /// is planned, blocked or complete. One such operation runs at a time, and the upgrade does not
+    /// is planned, blocked or holding. One such operation runs at a time, and the upgrade does not
     /// continue before it has ended.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{MeshId, TenantId};
-use meshwright_model::survey::Observation;
+use meshwright_model::observation::Observation;
 
 use crate::db::statements::{retry_on_conflict, to_uuids};
 use crate::error::{decode_column, to_json};

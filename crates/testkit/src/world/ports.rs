@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use meshwright_model::Name;
 use meshwright_model::injection::{NamespaceLabels, PodLabels};
-use meshwright_model::operation::Problem;
-use meshwright_model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
-use meshwright_model::survey::{
+use meshwright_model::observation::{
     MemberObservation, NamespaceObservation, Observation, WorkloadObservation,
 };
+use meshwright_model::operation::Problem;
+use meshwright_model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
 use meshwright_model::version::RevisionName;
 use meshwright_rollout::ports::{
     ClusterError, Deadline, Fence, FencingToken, LivePod, MeshClusters, ObjectVersion, Observed,

@@ -5,8 +5,8 @@ use axum::extract::Path;
 use axum::response::Response;
 use meshwright_model::access::Action;
 use meshwright_model::injection::{Injection, PodLabels, injected_by};
+use meshwright_model::observation::{MemberObservation, TAGS};
 use meshwright_model::operation::OperationKind;
-use meshwright_model::survey::{MemberObservation, TAGS};
 use meshwright_wire::{DataPlane, Operation, SetInjection};
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! Converts the last observation of a mesh into the view of its data plane.
 
 use meshwright_model::injection::{Injection, PodLabels, injected_by, labels_conflict};
-use meshwright_model::survey::{MemberObservation, Observation};
+use meshwright_model::observation::{MemberObservation, Observation};
 use meshwright_wire::{NamespaceView, ProxyView, WorkloadView};
 
 use crate::resources::views::wire_name;
@@ -59,7 +59,7 @@ fn injecting_revision(injection: &Injection) -> Option<String> {
 
 /// Converts the namespaces of a member, each with its injection label and conflicts.
 fn namespace_views(member: &MemberObservation) -> Vec<NamespaceView> {
-    let view = |namespace: &meshwright_model::survey::NamespaceObservation| {
+    let view = |namespace: &meshwright_model::observation::NamespaceObservation| {
         let labels = &namespace.labels;
         let injection = injected_by(labels, &PodLabels::default(), &member.injectors);
         let rev = labels

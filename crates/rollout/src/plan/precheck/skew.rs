@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use meshwright_model::Version;
+use meshwright_model::observation::{MemberObservation, Observation};
 use meshwright_model::plan::Sidecar;
 use meshwright_model::rules::Severity;
-use meshwright_model::survey::{MemberObservation, Observation};
 use meshwright_model::upgrade::Finding;
 use meshwright_model::version::RevisionName;
 

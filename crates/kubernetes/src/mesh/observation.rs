@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshwright_model::injection::Injector;
-use meshwright_model::survey::{
+use meshwright_model::observation::{
     MemberObservation, NamespaceObservation, Observation, WorkloadObservation,
 };
 use meshwright_rollout::ports::ClusterError;
