@@ -2,11 +2,11 @@
 //! links, planted bugs, imports and wording.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
+use crate::source_files::read_files;
 use crate::{Result, run_command};
 
 /// Crates of this workspace that each crate may depend on, apart from dev-dependencies. `xtask` and
@@ -118,15 +118,11 @@ fn check_crate_graph() -> Result<Vec<String>> {
 
 /// Checks the lengths of production files. Clippy checks the lengths of functions.
 fn check_file_sizes() -> Result<Vec<String>> {
-    let listed = run_command(Command::new("git").args(["ls-files", "*.rs", "*.go"]))?;
-    let production = listed
-        .lines()
-        .filter(|file| !file.contains("/tests") && !file.ends_with("_test.go"));
     let mut wrong = Vec::new();
-    for file in production {
-        let Ok(text) = std::fs::read_to_string(Path::new(file)) else {
+    for (file, text) in read_files(&["*.rs", "*.go"])? {
+        if file.contains("/tests") || file.ends_with("_test.go") {
             continue;
-        };
+        }
         let lines = text.lines().count();
         if lines > MAX_FILE_LINES {
             wrong.push(format!(

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Command;
 
-use crate::{Result, run_command};
+use crate::Result;
+use crate::source_files::{is_test_file, production_part, read_files};
 
 /// A module's path within its crate; the root is empty.
 type Module = Vec<String>;
@@ -16,27 +16,15 @@ type Graph = BTreeMap<Module, BTreeSet<Module>>;
 /// Looks at the production code of each crate and returns the circles.
 pub(crate) fn find_circles() -> Result<Vec<String>> {
     let mut crates: BTreeMap<String, BTreeMap<Module, String>> = BTreeMap::new();
-    for file in run_command(Command::new("git").args(["ls-files", "crates/*/src/*.rs"]))?.lines() {
-        let Some((name, path)) = file
-            .strip_prefix("crates/")
-            .and_then(|rest| rest.split_once("/src/"))
-        else {
+    for (file, text) in read_files(&["crates/*/src/*.rs"])? {
+        let within = file.strip_prefix("crates/");
+        let Some((name, path)) = within.and_then(|rest| rest.split_once("/src/")) else {
             continue;
         };
-        if path
-            .split('/')
-            .any(|part| part == "tests" || part == "tests.rs")
-        {
-            continue;
+        if !is_test_file(&file) {
+            let modules = crates.entry(name.to_owned()).or_default();
+            modules.insert(module_of(path), text);
         }
-        // A file that was deleted and not yet committed is still listed.
-        let Ok(text) = std::fs::read_to_string(file) else {
-            continue;
-        };
-        crates
-            .entry(name.to_owned())
-            .or_default()
-            .insert(module_of(path), text);
     }
     let circles = crates.iter().filter_map(|(name, modules)| {
         let found = find_circle(&draw_graph(modules));
@@ -61,7 +49,7 @@ fn module_of(path: &str) -> Module {
 
 fn draw_graph(modules: &BTreeMap<Module, String>) -> Graph {
     let draw = |(module, text): (&Module, &String)| {
-        let production = text.split("#[cfg(test)]\nmod ").next().unwrap_or(text);
+        let production = production_part(text);
         let code: Vec<&str> = production
             .lines()
             .filter(|line| !line.trim_start().starts_with("//"))

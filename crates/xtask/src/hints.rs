@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
+use crate::source_files::read_files;
 use crate::{Result, run_command};
 
 /// Programs whose commands are looked for. The longer name is first, because it begins with the
@@ -26,18 +27,14 @@ pub(crate) fn check_named_commands() -> Result<Vec<String>> {
     let folder = std::env::current_exe().map_err(|error| error.to_string())?;
     let folder = folder.parent().ok_or("this program is in a folder")?;
     let mut named: BTreeMap<NamedCommand, String> = BTreeMap::new();
-    for file in
-        run_command(Command::new("git").args(["ls-files", "*.md", "crates/*.rs", "tests/*.toml"]))?
-            .lines()
-    {
+    for (file, text) in read_files(&["*.md", "crates/*.rs", "tests/*.toml"])? {
         if file.contains("/tests/") || file == "crates/xtask/src/hints.rs" {
             continue;
         }
-        let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
         named.extend(
             find_commands(&text)
                 .into_iter()
-                .map(|command| (command, file.to_owned())),
+                .map(|command| (command, file.clone())),
         );
     }
     let mut wrong = Vec::new();

@@ -2,19 +2,15 @@
 //! and the source files in backticks.
 
 use std::path::Path;
-use std::process::Command;
 
-use crate::{Result, run_command};
+use crate::Result;
+use crate::source_files::read_files;
 
 /// Returns the missing files, each with the page that names it.
 pub(crate) fn check_doc_links() -> Result<Vec<String>> {
     let mut wrong = Vec::new();
-    for page in
-        run_command(Command::new("git").args(["ls-files", "-co", "--exclude-standard", "*.md"]))?
-            .lines()
-    {
-        let text = std::fs::read_to_string(page).map_err(|error| format!("{page}: {error}"))?;
-        let folder = Path::new(page).parent().unwrap_or(Path::new(""));
+    for (page, text) in read_files(&["*.md"])? {
+        let folder = Path::new(&page).parent().unwrap_or(Path::new(""));
         let missing = |path: &&str| !folder.join(path).exists();
         wrong.extend(
             link_targets(&text)

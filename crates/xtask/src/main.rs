@@ -30,6 +30,7 @@ mod scenario;
 mod server;
 mod service;
 mod slow;
+mod source_files;
 mod storm;
 mod tls_program;
 mod variants;

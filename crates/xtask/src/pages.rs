@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Result, run_command};
+use crate::Result;
+use crate::source_files::read_files;
 
 /// Source text that comes before a code, apart from white space.
 const CODE_PREFIXES: [&str; 4] = ["with_code(", "Problem::new(", "code: ", "refused("];
@@ -20,22 +21,11 @@ const SOURCE_CRATES: [&str; 7] = [
 
 pub(crate) fn check_problem_pages() -> Result<Vec<String>> {
     let mut sources = String::new();
-    for file in run_command(std::process::Command::new("git").args([
-        "ls-files",
-        "-co",
-        "--exclude-standard",
-        "crates",
-    ]))?
-    .lines()
-    {
+    for (file, text) in read_files(&["crates/*.rs"])? {
         let counts = SOURCE_CRATES
             .iter()
             .any(|name| file.starts_with(&format!("crates/{name}/src/")));
-        let rust = std::path::Path::new(file)
-            .extension()
-            .is_some_and(|extension| extension == "rs");
-        if counts && rust && !file.ends_with("tests.rs") {
-            let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+        if counts && !file.ends_with("tests.rs") {
             // Unit tests invent problems, so leave them out.
             sources += text
                 .split("#[cfg(test)]\nmod tests {")

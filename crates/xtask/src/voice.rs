@@ -1,10 +1,8 @@
 //! Checks how the Rust code reads: comments in plain English, docs that say something, names of more than one word, and no word
 //! or name that the glossary has retired.
 
-use std::path::Path;
-use std::process::Command;
-
-use crate::{Result, run_command};
+use crate::Result;
+use crate::source_files::{is_test_file, production_part, read_files};
 
 /// The page whose fenced block `banned` lists retired words and names, one `old -> new` a line.
 const GLOSSARY: &str = "docs/glossary.md";
@@ -75,45 +73,24 @@ pub(crate) fn check_voice() -> Result<Vec<String>> {
         std::fs::read_to_string(GLOSSARY).map_err(|error| format!("{GLOSSARY}: {error}"))?;
     let retired = Retired::parse(&glossary);
     let mut voice = Voice::default();
-    for file in run_command(Command::new("git").args(["ls-files", "crates"]))?.lines() {
-        if Path::new(file)
-            .extension()
-            .is_none_or(|extension| extension != "rs")
-        {
-            continue;
+    for (file, text) in read_files(&["crates/*.rs"])? {
+        if !is_test_file(&file) {
+            voice.measure(&file, &text);
         }
-        // A file that was deleted and not yet committed is still listed.
-        let Ok(text) = std::fs::read_to_string(file) else {
-            continue;
-        };
-        if !is_test_file(file) {
-            voice.measure(file, &text);
-        }
-        voice.banned.extend(retired.find(file, &text));
+        voice.banned.extend(retired.find(&file, &text));
     }
-    for page in run_command(Command::new("git").args(["ls-files", "*.md"]))?
-        .lines()
-        .filter(|page| *page != GLOSSARY)
-    {
-        let Ok(text) = std::fs::read_to_string(page) else {
-            continue;
-        };
-        voice
-            .banned
-            .extend(retired.find_pronouns(page, text.lines().enumerate()));
+    for (page, text) in read_files(&["*.md"])? {
+        if page != GLOSSARY {
+            let lines = text.lines().enumerate();
+            voice.banned.extend(retired.find_pronouns(&page, lines));
+        }
     }
     Ok(voice.list_faults())
 }
 
-fn is_test_file(file: &str) -> bool {
-    file.split('/')
-        .any(|part| part == "tests" || part == "tests.rs")
-        || file.ends_with("_test.rs")
-}
-
 impl Voice {
     fn measure(&mut self, file: &str, text: &str) {
-        let production = text.split("#[cfg(test)]\nmod ").next().unwrap_or(text);
+        let production = production_part(text);
         let lines: Vec<&str> = production.lines().collect();
         let mut inside_comment = false;
         for (index, line) in lines.iter().enumerate() {
