@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::limits::OUTDATED_VALUE;
 use super::{KubernetesMesh, api_paths, object_version, text_at};
 use crate::client::ClusterClient;
-pub(super) use crate::labels::OWNER_LABEL;
+use crate::labels::OWNER_LABEL;
 use crate::labels::{APPLY_SET_LABEL, FENCE_ANNOTATION};
 
 mod inventory;

@@ -12,15 +12,14 @@ use meshwright_rollout::plan::{ControlPlane, TAGS};
 use meshwright_rollout::ports::{ClusterError, TeardownInspection};
 use serde_json::Value;
 
-use super::apply_set::OWNER_LABEL;
 use super::certificates::{CRL_CONFIGMAP, ROOT_CERT_CONFIGMAP};
 use super::helm_values::HelmValues;
 use super::objects::render_refused;
 use super::observation::parse_injector;
-use super::single_object::{
-    DEFAULT_VALIDATOR, MUTATING_WEBHOOKS_PATH, revision_webhook_name, tag_webhook_name,
-};
+use super::single_object::{DEFAULT_VALIDATOR, revision_webhook_name, tag_webhook_name};
 use super::{KubernetesMesh, api_paths, label_query, text_at};
+use crate::api_paths::MUTATING_WEBHOOKS_PATH;
+use crate::labels::OWNER_LABEL;
 
 /// Kinds of our objects in a member that are outside the mesh's namespace and that a deletion
 /// removes.

@@ -15,9 +15,11 @@ use serde_json::Value;
 
 use super::data_plane::Snapshot;
 use super::revision_pins::pinned_resources_in;
-use super::single_object::{MUTATING_WEBHOOKS_PATH, revision_webhook_name};
+use super::single_object::revision_webhook_name;
 use super::{KubernetesMesh, label_query, object_names, text_at};
+use crate::api_paths::MUTATING_WEBHOOKS_PATH;
 use crate::client::parse_array;
+use crate::labels::OWNER_LABEL;
 
 /// Port of istiod's debug endpoints.
 const ISTIOD_DEBUG_PORT: u16 = 8080;
@@ -324,9 +326,7 @@ impl KubernetesMesh {
         let foreign_tags = webhooks
             .iter()
             .filter(|object| object["metadata"]["labels"].get("istio.io/tag").is_some());
-        let ours = |object: &&Value| {
-            object["metadata"]["labels"][super::apply_set::OWNER_LABEL] == self.namespace()
-        };
+        let ours = |object: &&Value| object["metadata"]["labels"][OWNER_LABEL] == self.namespace();
         users.extend(foreign_tags.filter(|object| !ours(object)).map(|object| {
             format!(
                 "tag {}",

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::records::namespace_labels;
 use super::{KubernetesMesh, object_version, text_at, uid_and_version};
-pub(super) use crate::api_paths::MUTATING_WEBHOOKS_PATH;
+use crate::api_paths::MUTATING_WEBHOOKS_PATH;
 use crate::api_paths::VALIDATING_WEBHOOKS_PATH;
 use crate::client::ClusterClient;
 use crate::labels::{FENCE_ANNOTATION, OWNER_LABEL, RESTART_ANNOTATION};
