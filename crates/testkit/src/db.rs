@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use meshwright_model::ids::TenantId;
 use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
-use meshwright_store::{Sealer, Store};
+use meshwright_store::{Sealer, Store, Tx};
 use sqlx::{Connection, PgConnection};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -210,6 +210,15 @@ impl TestDb {
             name,
             url: Arc::new(url),
         }
+    }
+
+    /// Begins a transaction of the API's role on behalf of the tenant of this database.
+    ///
+    /// # Panics
+    /// Panics when the database does not answer.
+    pub async fn begin(&self) -> Tx<'static> {
+        let begun = self.api.begin(self.tenant).await;
+        begun.expect("a transaction")
     }
 
     /// Creates another tenant in the same database, and returns the database on behalf of this

@@ -163,12 +163,7 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails.
     pub async fn for_new_tenant(&self, tenant: TenantId, name: &str) -> Self {
-        let mut tx = self
-            .db
-            .api
-            .begin(self.db.tenant)
-            .await
-            .expect("a transaction");
+        let mut tx = self.db.begin().await;
         let hosting = tx.list_hosting_clusters().await.expect("hosting clusters")[0].id;
         drop(tx);
         Self::create_fleet(

@@ -139,7 +139,7 @@ async fn submitted_and_former_kubeconfigs_and_webhooks_secrets_follow_a_rotated_
         kinds: Vec::new(),
         enabled: true,
     };
-    let mut tx = db.api.begin(db.tenant).await.expect("a transaction");
+    let mut tx = db.begin().await;
     for serial in [1, 2] {
         let issued = IssuedCredential {
             uid: "uid".into(),
@@ -244,7 +244,7 @@ async fn an_erased_tenant_is_lost_and_the_others_are_not() {
     ));
     assert!(kubeconfig(&db.api, other, kept).await.is_ok());
     // Nothing brings a key back by accident.
-    let mut tx = db.api.begin(db.tenant).await.expect("a transaction");
+    let mut tx = db.begin().await;
     let new = NewCluster {
         id: ClusterId(clock.new_uuid()),
         name: "new".into(),

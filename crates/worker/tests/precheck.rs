@@ -64,10 +64,8 @@ async fn d11_a_target_begins_with_the_switches_of_its_mesh_and_keeps_them_when_i
     let mesh = async || {
         fleet
             .db
-            .api
-            .begin(fleet.db.tenant)
+            .begin()
             .await
-            .expect("a transaction")
             .get_mesh(fleet.mesh)
             .await
             .expect("a mesh")
