@@ -40,6 +40,9 @@ pub struct TestDb {
     pub api: Store,
     /// Store with the role of workers.
     pub worker: Store,
+    /// Store with the role of the API whose transactions are never serializable. See
+    /// [`TestDb::begin_beside_workers`].
+    read_committed: Store,
     /// Tenant that exists in the database.
     pub tenant: TenantId,
     name: Arc<DatabaseName>,
@@ -60,6 +63,10 @@ const WALLS_ENV: &str = "MESHWRIGHT_TEST_WALLS";
 /// Variable that switches work notifications off if it is set to `off`. Processes that wait for
 /// work must then find it by polling.
 pub const NOTIFICATIONS_ENV: &str = "MESHWRIGHT_TEST_HINTS";
+
+/// Options of a connection URL that set the isolation level of every transaction, whatever level
+/// the environment asks for.
+const READ_COMMITTED: &str = "&options=-c%20default_transaction_isolation%3Dread%5C%20committed";
 
 /// Returns the sealer of every test database. All use the same key, because none of their data is
 /// secret.
@@ -195,6 +202,9 @@ impl TestDb {
         let worker = Store::connect(&url("mw_worker"), test_sealer())
             .await
             .expect("a connection as mw_worker");
+        let read_committed = Store::connect(&(url("mw_api") + READ_COMMITTED), test_sealer())
+            .await
+            .expect("a connection that reads what is committed");
         let tenant = TenantId(Uuid::from_u128(1));
         api.create_tenant(
             tenant,
@@ -206,6 +216,7 @@ impl TestDb {
         Self {
             api,
             worker,
+            read_committed,
             tenant,
             name,
             url: Arc::new(url),
@@ -221,6 +232,18 @@ impl TestDb {
         begun.expect("a transaction")
     }
 
+    /// Begins a transaction like [`Self::begin`], for a test that looks or prepares while workers
+    /// run. It stays at the level "read committed" when a variant makes every transaction of the
+    /// service serializable: PostgreSQL may refuse a serializable transaction because of what the
+    /// workers do at the same time, and a test does not try again.
+    ///
+    /// # Panics
+    /// Panics when the database does not answer.
+    pub async fn begin_beside_workers(&self) -> Tx<'static> {
+        let begun = self.read_committed.begin(self.tenant).await;
+        begun.expect("a transaction")
+    }
+
     /// Creates another tenant in the same database, and returns the database on behalf of this
     /// tenant.
     ///
@@ -232,12 +255,12 @@ impl TestDb {
             .create_tenant(tenant, name, at)
             .await
             .expect("a tenant");
-        let (api, worker, database) = (self.api.clone(), self.worker.clone(), self.name.clone());
         Self {
-            api,
-            worker,
+            api: self.api.clone(),
+            worker: self.worker.clone(),
+            read_committed: self.read_committed.clone(),
             tenant,
-            name: database,
+            name: self.name.clone(),
             url: self.url.clone(),
         }
     }

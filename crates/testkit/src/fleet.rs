@@ -163,7 +163,7 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails.
     pub async fn for_new_tenant(&self, tenant: TenantId, name: &str) -> Self {
-        let mut tx = self.db.begin().await;
+        let mut tx = self.db.begin_beside_workers().await;
         let hosting = tx.list_hosting_clusters().await.expect("hosting clusters")[0].id;
         drop(tx);
         Self::create_fleet(

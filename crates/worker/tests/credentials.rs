@@ -12,14 +12,14 @@ use meshwright_testkit::Fleet;
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 async fn clusters(fleet: &Fleet) -> Vec<Cluster> {
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     tx.list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
         .await
         .expect("clusters")
 }
 
 async fn renewals(fleet: &Fleet) -> Vec<Operation> {
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     let all = tx
         .list_operations(&AccessFilter::ALL, None, Page::ALL)
         .await
@@ -30,7 +30,7 @@ async fn renewals(fleet: &Fleet) -> Vec<Operation> {
 }
 
 async fn events(fleet: &Fleet, cluster: ClusterId) -> Vec<String> {
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     let all = tx
         .list_events_after(&AccessFilter::ALL, 0, None, 1000)
         .await

@@ -33,7 +33,7 @@ async fn claim_until_it_ends(fleet: &Fleet) {
 }
 
 async fn cluster(fleet: &Fleet, id: ClusterId) -> ClusterState {
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     tx.get_cluster(id).await.expect("the cluster").state
 }
 
@@ -114,7 +114,7 @@ async fn a_damaged_operation_ends_in_failed_and_frees_its_mesh() {
     damage(&fleet, "operations", operation).await;
     claim_until_it_ends(&fleet).await;
     assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     assert_eq!(
         tx.get_mesh(fleet.mesh).await.expect("the mesh").lock_holder,
         None
@@ -172,7 +172,7 @@ async fn a_damaged_upgrade_is_given_up_and_frees_its_mesh() {
     claim_until_it_ends(&fleet).await;
     assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
     assert_eq!(fleet.upgrade(upgrade).await.state.as_str(), "abandoned");
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     assert_eq!(
         tx.get_mesh(fleet.mesh).await.expect("the mesh").lock_holder,
         None

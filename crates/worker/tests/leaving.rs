@@ -43,7 +43,7 @@ async fn leave(fleet: &Fleet, cluster: ClusterId, reason: Option<&str>) -> Opera
         arguments: meshwright_store::force_arguments(reason),
         due_in: Duration::ZERO,
     };
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     tx.begin_deregistration(cluster, id, fleet.clock.now())
         .await
         .expect("a cluster that no mesh uses");
@@ -71,7 +71,7 @@ async fn state(fleet: &Fleet, operation: OperationId) -> &'static str {
 }
 
 async fn forgotten(fleet: &Fleet, cluster: ClusterId) -> bool {
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     matches!(
         tx.get_cluster(cluster).await,
         Err(StoreError::NotFound { .. })

@@ -30,7 +30,7 @@ async fn later(fleet: &Fleet, minutes: i64) {
 }
 
 async fn ask(fleet: &Fleet, operation: OperationId, wish: Signal) {
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     tx.signal_operation(operation, wish, fleet.clock.now())
         .await
         .expect("an operation under way");
@@ -152,7 +152,7 @@ async fn patience_is_counted_anew_after_a_retry() {
 async fn a_renewal_whose_control_planes_cannot_be_read_ends_with_the_reason_and_after_a_pause_with_new_patience()
  {
     let fleet = Fleet::new().await;
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     let cluster = tx.get_mesh(fleet.mesh).await.expect("the mesh").members[0].cluster;
     drop(tx);
     let id = fleet.renew_credential(cluster).await;

@@ -118,7 +118,7 @@ async fn a_cluster_that_is_deleted_while_it_is_registered_ends_the_registration(
 }
 
 async fn cancel(fleet: &Fleet, operation: OperationId) {
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     tx.signal_operation(operation, Signal::Cancel, fleet.clock.now())
         .await
         .expect("an operation under way");
@@ -166,14 +166,14 @@ async fn a_renewal_that_is_cancelled_or_superseded_forgets_the_kubeconfig_that_w
         let fleet = Fleet::new().await;
         let (cluster, _) = fleet.register_cluster("renewed").await;
         fleet.run_due().await;
-        let mut tx = fleet.db.begin().await;
+        let mut tx = fleet.db.begin_beside_workers().await;
         tx.submit_kubeconfig(cluster, Some(b"an administrator's"))
             .await
             .expect("a cluster");
         tx.commit().await.expect("a commit");
         let renewal = fleet.renew_credential(cluster).await;
         if superseded {
-            let mut tx = fleet.db.begin().await;
+            let mut tx = fleet.db.begin_beside_workers().await;
             tx.supersede_operation(renewal, &OperationState::Superseded, fleet.clock.now())
                 .await
                 .expect("an operation");

@@ -242,7 +242,7 @@ async fn a_mesh_rests_as_long_as_a_look_at_it_took_and_shows_the_time_at_which_t
     );
     let rests = "SELECT (due_at > now() + interval '100 seconds')::text FROM probes";
     assert_eq!(fleet.db.query_text("mw_worker", rests).await, ["true"]);
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     let (at, _) = tx
         .last_observation(fleet.mesh)
         .await

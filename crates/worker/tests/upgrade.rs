@@ -437,7 +437,7 @@ async fn somebody_elses_change_stops_the_step_and_is_not_overwritten() {
 async fn a_second_upgrade_is_refused_while_one_runs_and_welcome_afterwards() {
     let fleet = Fleet::new().await;
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     let refused = tx
         .acquire_mesh_lock(fleet.mesh, "another")
         .await

@@ -106,7 +106,7 @@ impl Stage {
             kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(),
             enabled: true,
         };
-        let mut tx = self.fleet.db.begin().await;
+        let mut tx = self.fleet.db.begin_beside_workers().await;
         tx.create_webhook(id, &new, SECRET, self.fleet.clock.now())
             .await
             .expect("a webhook");
@@ -121,7 +121,7 @@ impl Stage {
 
     /// Asks for a test message.
     async fn test(&self, id: WebhookId) {
-        let mut tx = self.fleet.db.begin().await;
+        let mut tx = self.fleet.db.begin_beside_workers().await;
         tx.push_test_event(id, self.fleet.clock.now());
         tx.commit().await.expect("a commit");
     }
@@ -158,12 +158,12 @@ impl Stage {
     }
 
     async fn deliveries(&self, id: WebhookId) -> Vec<Delivery> {
-        let mut tx = self.fleet.db.begin().await;
+        let mut tx = self.fleet.db.begin_beside_workers().await;
         tx.list_deliveries(id, None, 100).await.expect("deliveries")
     }
 
     async fn webhook(&self, id: WebhookId) -> Webhook {
-        let mut tx = self.fleet.db.begin().await;
+        let mut tx = self.fleet.db.begin_beside_workers().await;
         tx.get_webhook(id).await.expect("a webhook")
     }
 
@@ -175,7 +175,7 @@ impl Stage {
             kinds: seen.kinds.clone(),
             enabled,
         };
-        let mut tx = self.fleet.db.begin().await;
+        let mut tx = self.fleet.db.begin_beside_workers().await;
         tx.update_webhook(&seen, &new).await.expect("a change");
         tx.commit().await.expect("a commit");
     }
@@ -191,7 +191,7 @@ async fn happens(fleet: &Fleet) {
         arguments: Value::Null,
         due_in: Duration::ZERO,
     };
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     tx.create_operation(&new, fleet.clock.now())
         .await
         .expect("an operation");
@@ -385,7 +385,7 @@ async fn after_ten_attempts_a_message_is_given_up_and_its_webhook_switched_off_u
     assert!(stage.arrived().is_empty());
     stage.switch(id, true).await;
     assert_eq!(stage.webhook(id).await.disabled_reason, None);
-    let mut tx = stage.fleet.db.begin().await;
+    let mut tx = stage.fleet.db.begin_beside_workers().await;
     tx.requeue_delivery(id, delivery.event.seq)
         .await
         .expect("once more");
@@ -433,7 +433,7 @@ async fn while_a_secret_is_rotated_messages_carry_both_signatures() {
     let id = stage.hook("hook", &["webhook.test"]).await;
     let newer: &[u8] = b"another secret of thirty-two byt";
     let until = stage.fleet.clock.now() + SignedDuration::from_hours(1);
-    let mut tx = stage.fleet.db.begin().await;
+    let mut tx = stage.fleet.db.begin_beside_workers().await;
     tx.rotate_webhook_secret(id, newer, until)
         .await
         .expect("a rotation");

@@ -11,7 +11,7 @@ use crate::support::{Service, routes};
 
 async fn log(service: &Service) -> Vec<ChainedEntry> {
     let db = &service.fleet.db;
-    let mut tx = db.begin().await;
+    let mut tx = db.begin_beside_workers().await;
     tx.list_audit_entries(0, i64::MAX).await.expect("entries")
 }
 

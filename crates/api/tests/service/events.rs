@@ -18,7 +18,7 @@ use crate::support::Service;
 /// Writes one event, and again where another transaction was in the way.
 async fn tell(fleet: &Fleet, body: serde_json::Value) {
     loop {
-        let mut tx = fleet.db.begin().await;
+        let mut tx = fleet.db.begin_beside_workers().await;
         let at = fleet.clock.now();
         tx.push_event(NewEvent {
             at,
@@ -75,7 +75,7 @@ async fn events_are_neither_lost_nor_reordered() {
 }
 
 async fn tail(fleet: &Fleet, after: i64) -> Vec<i64> {
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     let events = tx
         .list_events_after(&AccessFilter::ALL, after, None, 1000)
         .await

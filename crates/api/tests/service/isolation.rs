@@ -35,7 +35,7 @@ struct Ids {
 impl Ids {
     async fn of(fleet: &Fleet) -> Self {
         let upgrade = fleet.get_or_plan_upgrade().await.to_string();
-        let mut tx = fleet.db.begin().await;
+        let mut tx = fleet.db.begin_beside_workers().await;
         let cluster = tx
             .list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
             .await
@@ -185,7 +185,7 @@ async fn trust(fleet: &Fleet) {
         },
         created_at,
     };
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     tx.create_identity_provider(&provider)
         .await
         .expect("a provider");
@@ -202,7 +202,7 @@ async fn listen(fleet: &Fleet) {
         kinds: vec!["webhook.test".into()],
         enabled: true,
     };
-    let mut tx = fleet.db.begin().await;
+    let mut tx = fleet.db.begin_beside_workers().await;
     tx.create_webhook(id, &new, b"a secret", fleet.clock.now())
         .await
         .expect("a webhook");

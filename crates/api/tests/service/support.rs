@@ -228,7 +228,7 @@ impl Service {
     /// Ids of this tenant's own things, by the names that paths use.
     pub(crate) async fn path(&self, template: &str, verb: &str) -> String {
         let upgrade = self.fleet.get_or_plan_upgrade().await;
-        let mut tx = self.fleet.db.begin().await;
+        let mut tx = self.fleet.db.begin_beside_workers().await;
         let cluster = tx
             .list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
             .await

@@ -21,7 +21,7 @@ impl Fleet {
             OperationId(self.clock.new_uuid()),
             self.clock.now(),
         );
-        let mut tx = self.db.begin().await;
+        let mut tx = self.db.begin_beside_workers().await;
         tx.create_cluster(&new_cluster(cluster, name), now)
             .await
             .expect("a cluster");
@@ -58,7 +58,7 @@ impl Fleet {
                 .renewal_arguments(Duration::ZERO),
             due_in: Duration::ZERO,
         };
-        let mut tx = self.db.begin().await;
+        let mut tx = self.db.begin_beside_workers().await;
         tx.create_operation(&new, self.clock.now())
             .await
             .expect("an operation");
@@ -71,7 +71,7 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails.
     pub async fn cluster(&self, id: ClusterId) -> meshwright_store::Cluster {
-        let mut tx = self.db.begin().await;
+        let mut tx = self.db.begin_beside_workers().await;
         tx.get_cluster(id).await.expect("the cluster")
     }
 
@@ -80,7 +80,7 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails, or when there is no such cluster.
     pub async fn deregister_cluster(&self, id: ClusterId) {
-        let mut tx = self.db.begin().await;
+        let mut tx = self.db.begin_beside_workers().await;
         tx.delete_cluster(id)
             .await
             .expect("a cluster that no mesh uses");
@@ -94,7 +94,7 @@ impl Fleet {
     pub async fn queue_operation(&self, kind: OperationKind, arguments: Value) -> OperationId {
         let id = OperationId(self.clock.new_uuid());
         let now = self.clock.now();
-        let mut tx = self.db.begin().await;
+        let mut tx = self.db.begin_beside_workers().await;
         tx.acquire_data_plane_lock(self.mesh, id)
             .await
             .expect("a free mesh");
@@ -117,7 +117,7 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails.
     pub async fn operation(&self, id: OperationId) -> Operation {
-        let mut tx = self.db.begin().await;
+        let mut tx = self.db.begin_beside_workers().await;
         tx.get_operation(id).await.expect("the operation")
     }
 }

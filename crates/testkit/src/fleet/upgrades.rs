@@ -18,7 +18,7 @@ impl Fleet {
     pub async fn plan_upgrade(&self, to: &str, strategy: Strategy, hold_seconds: u32) -> UpgradeId {
         let id = UpgradeId(self.clock.new_uuid());
         let to: Version = to.parse().expect(to);
-        let mut tx = self.db.begin().await;
+        let mut tx = self.db.begin_beside_workers().await;
         let current = tx.get_mesh(self.mesh).await.expect("the mesh").current;
         let revision = if strategy == Strategy::Canary {
             to.revision_name()
@@ -53,7 +53,7 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails.
     pub async fn get_or_plan_upgrade(&self) -> UpgradeId {
-        let mut tx = self.db.begin().await;
+        let mut tx = self.db.begin_beside_workers().await;
         let known = tx
             .list_upgrades(self.mesh, Page::ALL)
             .await
@@ -76,7 +76,7 @@ impl Fleet {
         verb: Verb,
         arguments: Value,
     ) -> Result<Upgrade, meshwright_store::StoreError> {
-        let mut tx = self.db.api.begin(self.db.tenant).await?;
+        let mut tx = self.db.begin_beside_workers().await;
         let pressed = tx
             .apply_verb(
                 upgrade,
@@ -107,7 +107,7 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails.
     pub async fn upgrade(&self, id: UpgradeId) -> Upgrade {
-        let mut tx = self.db.begin().await;
+        let mut tx = self.db.begin_beside_workers().await;
         tx.get_upgrade(id).await.expect("the upgrade")
     }
 }
