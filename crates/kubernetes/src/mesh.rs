@@ -197,17 +197,21 @@ impl MeshClusters for KubernetesMesh {
             if let Target::Certificates { member } = target {
                 return self.observe_certificates(member).await;
             }
-            let seen = match single_object::ObjectTarget::for_target(self, target).await? {
-                Some(single) => single.observe_value().await?,
-                None => self.observe_apply_set(target).await?,
-            };
-            let outdated = match &seen.value {
-                Some(value) => self.names_former_address(target, value).await?,
-                None => false,
-            };
-            Ok(Observed { outdated, ..seen })
+            match single_object::ObjectTarget::for_target(self, target).await? {
+                Some(single) => single.observe_value().await,
+                None => self.observe_apply_set(target).await,
+            }
         };
         self.with_look_timeout(look).await
+    }
+
+    async fn names_former_address(
+        &self,
+        target: &Target,
+        value: &str,
+    ) -> Result<bool, ClusterError> {
+        self.with_look_timeout(self.compare_addresses(target, value))
+            .await
     }
 
     async fn write_target(

@@ -28,6 +28,18 @@ pub trait MeshClusters: TeardownInspection {
     /// [`ClusterError::Refused`] when it denies the read.
     async fn observe_target(&self, target: &Target) -> Result<Observed, ClusterError>;
 
+    /// Checks whether a target in a member, which has this value, names a former address of its
+    /// control plane. A mesh that is created again gets new addresses, and a member that had been
+    /// left behind still has the former ones. This costs two or three reads of its own.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`MeshClusters::observe_target`].
+    async fn names_former_address(
+        &self,
+        target: &Target,
+        value: &str,
+    ) -> Result<bool, ClusterError>;
+
     /// Writes a target, from the version that `seen` names to a value; `None` removes the target.
     /// The call is safe to repeat, and its success does not prove that the target has its value.
     ///
@@ -141,10 +153,6 @@ pub struct Observed {
     /// True for a target of several objects of which only a part was changed or removed. The target
     /// is ours, and its state equals no value.
     pub partial: bool,
-    /// True for a target in a member that has its value but names a former address of its control
-    /// plane. A mesh that is created again gets new addresses, and a member that had been left
-    /// behind still has the former ones.
-    pub outdated: bool,
 }
 
 /// Version of a target: its identity and its generation in the cluster. The text has no meaning

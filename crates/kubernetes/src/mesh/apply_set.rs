@@ -84,7 +84,6 @@ impl KubernetesMesh {
             version: object_version(inventory.as_ref()),
             readiness: settled,
             partial,
-            outdated: false,
         })
     }
 

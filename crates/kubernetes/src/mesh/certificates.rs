@@ -58,7 +58,6 @@ impl KubernetesMesh {
             version: combined_version(&found),
             readiness: Readiness::Ready,
             partial: false,
-            outdated: false,
         })
     }
 

@@ -19,7 +19,7 @@ impl KubernetesMesh {
     /// Returns whether a target with this value names another address than the present one of its
     /// control plane. An object that was removed, or an address that is not assigned, is no former
     /// address.
-    pub(super) async fn names_former_address(
+    pub(super) async fn compare_addresses(
         &self,
         target: &Target,
         value: &str,

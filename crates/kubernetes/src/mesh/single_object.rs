@@ -108,7 +108,6 @@ impl<'a> ObjectTarget<'a> {
             version: object_version(object.as_ref()),
             readiness: Readiness::Ready,
             partial: false,
-            outdated: false,
         })
     }
 

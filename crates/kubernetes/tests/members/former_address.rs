@@ -80,8 +80,9 @@ fn validator() -> Target {
 
 async fn is_outdated(world: &KubernetesMesh, target: &Target) -> bool {
     let seen = world.observe_target(target).await.expect("an answer");
-    assert!(seen.value.is_some(), "{target}");
-    seen.outdated
+    let value = seen.value.expect("the target has a value");
+    let outdated = world.names_former_address(target, &value).await;
+    outdated.expect("an answer")
 }
 
 #[tokio::test]

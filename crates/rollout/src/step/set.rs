@@ -29,8 +29,13 @@ pub(super) async fn check(
         });
     }
     // The address of the control plane is not part of the value, so stored plans and inventories
-    // need not name it. A target with a former address is written once more.
-    if seen.value == *to && seen.outdated {
+    // need not name it. A target with a former address is written once more. Only the creation of
+    // a mesh can find such a target, so upgrades are spared the reads.
+    if from.is_none()
+        && seen.value == *to
+        && let Some(value) = to
+        && world.names_former_address(target, value).await?
+    {
         return Ok(StepCheck::Ready {
             capture: seen.value,
             version: seen.version,

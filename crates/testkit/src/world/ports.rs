@@ -30,12 +30,22 @@ impl MeshClusters for FakeClusters {
         state.check_reachable(target.member())?;
         let (settled, partial) = (state.readiness(target), state.is_partial(target));
         Ok(Observed {
-            outdated: state.names_former_address(target),
             value: state.value(target),
             version: state.object_version(target),
             readiness: settled,
             partial,
         })
+    }
+
+    async fn names_former_address(
+        &self,
+        target: &Target,
+        _value: &str,
+    ) -> Result<bool, ClusterError> {
+        self.delay_call().await;
+        let state = self.lock();
+        state.check_reachable(target.member())?;
+        Ok(state.names_former_address(target))
     }
 
     async fn write_target(

@@ -1,6 +1,9 @@
 //! Measures how connections without a caller slow down callers: silent ones, ones that stop in the
 //! middle of a request's head, and ones that never read their answers, more of them than the
-//! service may have open files. Turns with and without the crowd alternate.
+//! service may have open files. Three kinds of turns alternate: without a crowd, with the crowd at
+//! the service, and with an equal crowd at a listener that does nothing. The last kind shows what
+//! the crowd itself takes from the processors, which it shares with the service; what is judged is
+//! how much slower callers are beside the crowd at the service than beside the one elsewhere.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -10,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinHandle;
 
 use super::latency::{MAX_MEMORY_GROWTH_BYTES, MAX_SLOWDOWN, measure_latency, percentile_99};
 use super::round_to_thousandths;
@@ -34,6 +38,54 @@ const SEND_TIMEOUT: Duration = Duration::from_millis(200);
 const ARRIVAL_INTERVAL: Duration = Duration::from_millis(10);
 /// Interval at which a caller opens a new connection.
 const CALL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Connections that the listener which does nothing keeps open, about as many as the service keeps
+/// with its limit of open files.
+const MAX_IDLE_PEER_CONNECTIONS: usize = 500;
+
+/// What happens beside the callers in a turn; the value is the index of its answer times.
+#[derive(Debug, Clone, Copy)]
+enum Disturbance {
+    Nothing,
+    CrowdElsewhere,
+    CrowdAtService,
+}
+
+const DISTURBANCES: [Disturbance; 3] = [
+    Disturbance::Nothing,
+    Disturbance::CrowdElsewhere,
+    Disturbance::CrowdAtService,
+];
+
+/// Answer times for each [`Disturbance`].
+type TimesByDisturbance = [Vec<Duration>; DISTURBANCES.len()];
+
+/// Listener that accepts connections and does nothing with them. It closes the oldest ones when
+/// there are too many, and stops when this value is dropped.
+struct IdlePeer(SocketAddr, JoinHandle<()>);
+
+impl Drop for IdlePeer {
+    fn drop(&mut self) {
+        self.1.abort();
+    }
+}
+
+impl IdlePeer {
+    async fn start() -> std::io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let accepting = tokio::spawn(async move {
+            let mut kept = VecDeque::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                kept.push_back(stream);
+                if kept.len() > MAX_IDLE_PEER_CONNECTIONS {
+                    kept.pop_front();
+                }
+            }
+        });
+        Ok(Self(address, accepting))
+    }
+}
 
 /// Task that opens the connections of the crowd; it stops when this value is dropped.
 struct Crowd(Arc<AtomicBool>);
@@ -138,7 +190,7 @@ async fn measure_new_callers(
 }
 
 /// Measures a service with few open files: callers that keep their connection and callers with new
-/// connections, with and without the crowd.
+/// connections, beside each [`Disturbance`].
 pub(super) async fn measure_crowd(
     api: &ApiProcess,
     key: &str,
@@ -147,39 +199,42 @@ pub(super) async fn measure_crowd(
     connections: u64,
 ) -> Result<()> {
     let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
+    let peer = IdlePeer::start().await.map_err(|error| error.to_string())?;
     let per_second = connections / (rounds as u64 * turn.as_secs()).max(1);
-    let opened = Arc::new(AtomicU64::new(0));
-    let (mut stay, mut visits) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    let opened = [0; DISTURBANCES.len()].map(|_: u8| Arc::new(AtomicU64::new(0)));
+    let (mut stay, mut visits) = (TimesByDisturbance::default(), TimesByDisturbance::default());
     // The first turn warms the service up and is not measured.
     measure_latency(address, key, turn).await?;
     let before = api.memory_bytes()?;
     for round in 0..rounds {
-        // Each side goes first every other time.
-        for crowded in [round % 2 == 0, round % 2 != 0] {
-            let crowd = crowded.then(|| Crowd::start(address, per_second, &opened));
+        for part in 0..DISTURBANCES.len() {
+            // Each kind of turn goes first in every third round.
+            let disturbance = DISTURBANCES[(round + part) % DISTURBANCES.len()];
+            let target = match disturbance {
+                Disturbance::Nothing => None,
+                Disturbance::CrowdElsewhere => Some(peer.0),
+                Disturbance::CrowdAtService => Some(address),
+            };
+            let opened = &opened[disturbance as usize];
+            let crowd = target.map(|target| Crowd::start(target, per_second, opened));
             let (heard, answered) = tokio::join!(
                 measure_latency(address, key, turn),
                 measure_new_callers(address, key, turn)
             );
             drop(crowd);
-            stay[usize::from(crowded)].extend(heard?);
-            visits[usize::from(crowded)].extend(answered?);
+            stay[disturbance as usize].extend(heard?);
+            visits[disturbance as usize].extend(answered?);
         }
     }
     let grown = api.memory_bytes()?.saturating_sub(before);
-    let opened = opened.load(Ordering::Relaxed);
-    let [stay, visits] = [stay, visits].map(|[mut alone, mut beside]| {
-        let (fast, slow) = (percentile_99(&mut alone), percentile_99(&mut beside));
-        (fast, slow, slow.as_secs_f64() / fast.as_secs_f64())
-    });
-    let shown = |(fast, slow, ratio): (Duration, Duration, f64)| -> Value {
-        json!({ "p99_alone_microseconds": fast.as_micros(), "p99_beside_microseconds": slow.as_micros(), "ratio": round_to_thousandths(ratio) })
-    };
+    let opened = opened[Disturbance::CrowdAtService as usize].load(Ordering::Relaxed);
+    let (stay, stay_ratio) = compare_latencies(stay);
+    let (visits, visits_ratio) = compare_latencies(visits);
     println!(
         "{:#}",
         json!({
             "open_files": MAX_OPEN_FILES, "crowd_opened": opened, "crowd_per_second": per_second,
-            "callers_that_stay": shown(stay), "callers_that_come": shown(visits), "goal": MAX_SLOWDOWN, "memory_grown": grown,
+            "callers_that_stay": stay, "callers_that_come": visits, "goal": MAX_SLOWDOWN, "memory_grown": grown,
         })
     );
     if opened < connections / 2 {
@@ -188,7 +243,7 @@ pub(super) async fn measure_crowd(
     if grown > MAX_MEMORY_GROWTH_BYTES {
         return Err(format!("the crowd cost {grown} bytes"));
     }
-    let worst = stay.2.max(visits.2);
+    let worst = stay_ratio.max(visits_ratio);
     if worst <= MAX_SLOWDOWN {
         Ok(())
     } else {
@@ -196,4 +251,18 @@ pub(super) async fn measure_crowd(
             "beside the crowd callers' slowest hundredth took {worst:.3} times as long"
         ))
     }
+}
+
+/// Returns the report of one kind of callers, and how much slower they are beside the crowd at the
+/// service than beside the crowd elsewhere.
+fn compare_latencies(mut times: TimesByDisturbance) -> (Value, f64) {
+    let [alone, elsewhere, beside] = times.each_mut().map(|of| percentile_99(of));
+    let compared = |fast: Duration| beside.as_secs_f64() / fast.as_secs_f64();
+    let ratio = compared(elsewhere);
+    let report = json!({
+        "requests_each": times[0].len(), "p99_alone_microseconds": alone.as_micros(),
+        "p99_beside_crowd_elsewhere_microseconds": elsewhere.as_micros(), "p99_beside_crowd_microseconds": beside.as_micros(),
+        "ratio": round_to_thousandths(ratio), "ratio_to_alone": round_to_thousandths(compared(alone)),
+    });
+    (report, ratio)
 }
