@@ -64,8 +64,8 @@ const WALLS_ENV: &str = "MESHWRIGHT_TEST_WALLS";
 /// work must then find it by polling.
 pub const NOTIFICATIONS_ENV: &str = "MESHWRIGHT_TEST_HINTS";
 
-/// Options of a connection URL that set the isolation level of every transaction, whatever level
-/// the environment asks for.
+/// Options of a connection URL that set the isolation level of every transaction, even when the
+/// environment asks for another one.
 const READ_COMMITTED: &str = "&options=-c%20default_transaction_isolation%3Dread%5C%20committed";
 
 /// Returns the sealer of every test database. All use the same key, because none of their data is
