@@ -27,6 +27,10 @@ const CLOSED_METRIC: &str = "meshwright_http_connections_closed_total";
 /// thousand connections, 4,000 clients are accepted each second.
 const NEW_CONNECTION_GRACE: Duration = Duration::from_millis(250);
 
+/// Share of the permits that are kept free while a flood arrives: one of this number. A client that
+/// comes then needs not wait until another connection has closed its socket.
+const SPARE_PERMIT_SHARE: usize = 64;
+
 /// Minimum pause before the next attempt to close a connection that was too new.
 const MIN_EVICTION_WAIT: Duration = Duration::from_millis(1);
 
@@ -37,6 +41,8 @@ const EVICTION_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct ConnectionLimiter {
     permits: Arc<Semaphore>,
+    /// Number of permits that are kept free by closing connections early.
+    spare: usize,
     queue: Mutex<EvictionQueue>,
 }
 
@@ -83,6 +89,7 @@ impl ConnectionLimiter {
     pub(crate) fn new(count: usize) -> Arc<Self> {
         Arc::new(Self {
             permits: Arc::new(Semaphore::new(count)),
+            spare: count / SPARE_PERMIT_SHARE,
             queue: Mutex::default(),
         })
     }
@@ -95,6 +102,7 @@ impl ConnectionLimiter {
     /// Returns `None` if each connection has a request that is being handled.
     pub(crate) async fn acquire_permit(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(place) = self.permits.clone().try_acquire_owned() {
+            self.restore_spare_permits();
             return Some(place);
         }
         loop {
@@ -113,6 +121,14 @@ impl ConnectionLimiter {
             .await
             .ok()?
             .ok()
+    }
+
+    /// Closes an unauthenticated connection if too few permits are free.
+    fn restore_spare_permits(&self) {
+        let short = self.permits.available_permits() < self.spare;
+        if short && !self.lock_queue().unauthenticated.is_empty() {
+            self.try_evict();
+        }
     }
 
     /// Closes the connection that is first in the order, if one can be closed.

@@ -26,6 +26,10 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Time for which the process waits for requests in progress when it stops. The longest of them are
 /// long polls.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
+/// Size in bytes of the kernel's buffer for what a client has not taken yet. By default the kernel
+/// lets the buffer grow to megabytes. A client that sends many requests and reads no answer would
+/// make the service compute and copy so much for each of its connections.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Pause after a connection that could not be accepted. Without open files left, the next attempt
 /// would fail at once as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -68,8 +72,8 @@ impl Default for ConnectionLimits {
 /// requests in progress for at most `SHUTDOWN_TIMEOUT`.
 ///
 /// # Errors
-/// This function returns no error at present: failures to accept a connection are logged and
-/// retried.
+/// Returns an error when the kernel refuses the size of the send buffer. Failures to accept a
+/// connection are logged and retried.
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
@@ -80,6 +84,8 @@ pub async fn serve(
         ConnectionLimiter::new(patience.max_connections),
         GracefulShutdown::new(),
     );
+    // Accepted connections inherit the size.
+    rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES)?;
     let mut failures = AcceptFailures::default();
     tokio::pin!(stop);
     loop {

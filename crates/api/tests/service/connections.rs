@@ -129,6 +129,21 @@ async fn one_connection_too_many_takes_the_place_of_the_oldest_without_a_caller(
     assert!(!ends(&mut newer).await, "the newer one is still served");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_connection_without_a_caller_leaves_before_the_last_place_is_taken() {
+    let listening = listen_for(router(&Service::new().await), few_places(64)).await;
+    let mut silent = Vec::new();
+    for _ in 0..63 {
+        let stream = TcpStream::connect(listening.address).await;
+        silent.push(stream.expect("a connection"));
+    }
+    // A new connection cannot be closed for a quarter of a second.
+    tokio::time::sleep(SHORT).await;
+    let last = TcpStream::connect(listening.address).await;
+    assert!(ends(&mut silent[0]).await);
+    drop(last.expect("a connection"));
+}
+
 /// Connects again and again and says nothing; some begin a head, some ask for answers that they never read.
 async fn flood(address: std::net::SocketAddr, count: usize) -> Vec<TcpStream> {
     let greedy = "GET /version HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);

@@ -2,8 +2,8 @@
 //! middle of a request's head, and ones that never read their answers, more of them than the
 //! service may have open files. Three kinds of turns alternate: without a crowd, with the crowd at
 //! the service, and with an equal crowd at a listener that does nothing. The last kind shows what
-//! the crowd itself takes from the processors, which it shares with the service; what is judged is
-//! how much slower callers are beside the crowd at the service than beside the one elsewhere.
+//! the crowd itself takes from the processors, which it shares with the service. Callers beside the
+//! crowd at the service are compared with the slower ones of the two other kinds.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -254,15 +254,16 @@ pub(super) async fn measure_crowd(
 }
 
 /// Returns the report of one kind of callers, and how much slower they are beside the crowd at the
-/// service than beside the crowd elsewhere.
+/// service than alone or beside the crowd elsewhere, whichever is slower.
 fn compare_latencies(mut times: TimesByDisturbance) -> (Value, f64) {
     let [alone, elsewhere, beside] = times.each_mut().map(|of| percentile_99(of));
     let compared = |fast: Duration| beside.as_secs_f64() / fast.as_secs_f64();
-    let ratio = compared(elsewhere);
+    let ratio = compared(alone.max(elsewhere));
     let report = json!({
         "requests_each": times[0].len(), "p99_alone_microseconds": alone.as_micros(),
         "p99_beside_crowd_elsewhere_microseconds": elsewhere.as_micros(), "p99_beside_crowd_microseconds": beside.as_micros(),
         "ratio": round_to_thousandths(ratio), "ratio_to_alone": round_to_thousandths(compared(alone)),
+        "ratio_to_crowd_elsewhere": round_to_thousandths(compared(elsewhere)),
     });
     (report, ratio)
 }
