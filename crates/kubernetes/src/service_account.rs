@@ -131,7 +131,7 @@ impl Account {
     }
 }
 
-/// Lists the rules of the `ClusterRole` that our account has in a user's cluster. `xtask scenario
+/// Lists the rules of the `ClusterRole` that our account has in a user's cluster. `e2e scenario
 /// all` compares these rules with the requests that were made.
 ///
 /// Workers read Secrets and request tokens in the mesh's namespace only. The rules cover all

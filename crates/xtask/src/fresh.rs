@@ -1,9 +1,8 @@
 //! Generates the files that are committed, the `OpenAPI` document and the checked queries, and
-//! compares them with the committed ones. It also starts the migrated Postgres that other suites
-//! use.
+//! compares them with the committed ones.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
@@ -11,11 +10,11 @@ use meshwright_store::{Sealer, Store};
 
 use crate::{Result, run_command};
 
-pub(crate) const OPENAPI_FILE: &str = "openapi/meshwright.json";
+const OPENAPI_FILE: &str = "openapi/meshwright.json";
 /// Folder of the queries that sqlx has checked.
 const QUERIES_DIR: &str = ".sqlx";
 /// Name of the database that [`start_migrated_postgres`] creates.
-pub(crate) const DATABASE_NAME: &str = "fresh";
+const DATABASE_NAME: &str = "fresh";
 
 pub(crate) fn check_generated_files(write: bool) -> Result<()> {
     let document = meshwright_api::openapi();
@@ -101,15 +100,8 @@ fn generate_queries(scratch: &Path) -> Result<()> {
     run_command(&mut cargo).map(|_| ())
 }
 
-/// Returns the path of a program, such as `psql`, of the Postgres installation that was found.
-pub(crate) fn postgres_program(name: &str) -> Result<PathBuf> {
-    let bin = meshwright_store::embedded_postgres::find_postgres_binaries()
-        .ok_or("there is no Postgres")?;
-    Ok(bin.join(name))
-}
-
 /// Starts a private Postgres with an empty database of the current schema.
-pub(crate) fn start_migrated_postgres(scratch: &Path) -> Result<EmbeddedPostgres> {
+fn start_migrated_postgres(scratch: &Path) -> Result<EmbeddedPostgres> {
     let postgres =
         EmbeddedPostgres::start(&scratch.join("postgres")).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;

@@ -1,6 +1,6 @@
 //! Two tenants in one database: no request of one tenant, in any role, reveals or changes anything
 //! of the other. The tests run three times: with both walls, without row-level security, and with
-//! queries that forget the tenant (`cargo xtask isolation`).
+//! queries that forget the tenant (`cargo e2e isolation`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

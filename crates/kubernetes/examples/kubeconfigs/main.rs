@@ -1,7 +1,7 @@
 //! Loads a corpus of hostile kubeconfigs under a tracer, as Meshwright does or as a general loader
 //! does.
 //!
-//! `cargo xtask kubeconfigs` runs it in an empty network. A line is printed before and after each
+//! `cargo e2e kubeconfigs` runs it in an empty network. A line is printed before and after each
 //! input, so that the tracer can attribute the calls between them to this input.
 
 use std::io::Write as _;
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         }
     };
     if !is_alone() {
-        eprintln!("there is a network here: run it by cargo xtask kubeconfigs");
+        eprintln!("there is a network here: run it by cargo e2e kubeconfigs");
         return ExitCode::FAILURE;
     }
     let runtime = tokio::runtime::Runtime::new().expect("threads");

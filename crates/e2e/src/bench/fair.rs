@@ -20,7 +20,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use super::latency::{MAX_SLOWDOWN, measure_latency, percentile_99, request_text};
 use super::{changes, crowd, neighbour, round_to_thousandths};
 use crate::service::{self, ApiProcess, ApiProcessConfig};
-use crate::{Result, fresh};
+use crate::{Result, database};
 
 #[derive(Debug, Args)]
 pub(crate) struct FairnessOptions {
@@ -78,11 +78,11 @@ const MAX_BYTES_PER_CONNECTION: u64 = 64 * 1024;
 
 pub(crate) fn run(options: &FairnessOptions) -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let postgres = fresh::start_migrated_postgres(scratch.path())?;
+    let postgres = database::start_migrated_postgres(scratch.path())?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
-    let url = |role: &str| postgres.url(role, fresh::DATABASE_NAME);
+    let url = |role: &str| postgres.url(role, database::DATABASE_NAME);
     let keys = runtime
         .block_on(create_two_tenants(&url("mw_worker")))
         .map_err(|error| error.to_string())?;

@@ -9,7 +9,7 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 
 use crate::service::{ApiProcess, ApiProcessConfig, SERVER_BINARY};
-use crate::{Result, fresh, run_command};
+use crate::{Result, database, run_command};
 
 mod vault_server;
 
@@ -17,7 +17,7 @@ use vault_server::{TRANSIT_KEY_PATH, VaultServer};
 
 pub(crate) fn run() -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let postgres = fresh::start_migrated_postgres(scratch.path())?;
+    let postgres = database::start_migrated_postgres(scratch.path())?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     runtime.block_on(async {
         let vault = VaultServer::start(scratch.path()).await?;
@@ -91,7 +91,7 @@ impl<'a> VaultScenario<'a> {
     }
 
     fn database_url(&self, role: &str) -> String {
-        self.postgres.url(role, fresh::DATABASE_NAME)
+        self.postgres.url(role, database::DATABASE_NAME)
     }
 
     /// Starts an API process, which has no tenant key in memory yet.
@@ -115,7 +115,7 @@ impl<'a> VaultScenario<'a> {
     }
 
     fn query_database(&self, query: &str) -> Result<Vec<String>> {
-        let mut psql = Command::new(fresh::postgres_program("psql")?);
+        let mut psql = Command::new(database::postgres_program("psql")?);
         psql.args(["--quiet", "--tuples-only", "--no-align", "--command", query])
             .arg(self.database_url(SUPERUSER));
         Ok(run_command(&mut psql)?.lines().map(str::to_owned).collect())

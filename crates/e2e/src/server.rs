@@ -137,12 +137,14 @@ impl DevServer {
         let change = format!(
             "UPDATE upgrade_policies SET body = jsonb_set(body, '{{in_place_minors}}', '{minors}')"
         );
-        run_command(Command::new(crate::fresh::postgres_program("psql")?).args([
-            "--quiet",
-            "--command",
-            &change,
-            &url,
-        ]))
+        run_command(
+            Command::new(crate::database::postgres_program("psql")?).args([
+                "--quiet",
+                "--command",
+                &change,
+                &url,
+            ]),
+        )
         .map(drop)
     }
 
@@ -280,7 +282,7 @@ impl Drop for DevServer {
         let asked = run_command(Command::new("kill").arg(self.process.id().to_string()));
         let ended = asked.and_then(|_| self.process.wait().map_err(|error| error.to_string()));
         if let Err(error) = ended {
-            eprintln!("xtask: {error}");
+            eprintln!("e2e: {error}");
         }
     }
 }

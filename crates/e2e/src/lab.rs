@@ -238,7 +238,7 @@ pub(crate) struct StoppedProcess<'a> {
 impl Drop for StoppedProcess<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.lab.signal_process(self.process, "CONT") {
-            eprintln!("xtask: {error}");
+            eprintln!("e2e: {error}");
         }
     }
 }
@@ -267,7 +267,7 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         let asked = run_command(Command::new("kill").arg(self.0.id().to_string()));
         if let Err(error) = asked.and_then(|_| self.0.wait().map_err(|error| error.to_string())) {
-            eprintln!("xtask: {error}");
+            eprintln!("e2e: {error}");
         }
     }
 }
@@ -321,7 +321,7 @@ impl Drop for Lab {
         if !self.keep_running
             && let Err(error) = run_command(&mut lab_command(&self.name, "down"))
         {
-            eprintln!("xtask: {error}");
+            eprintln!("e2e: {error}");
         }
     }
 }

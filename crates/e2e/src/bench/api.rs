@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{median, round_to_thousandths};
 use crate::service::{ApiProcess, ApiProcessConfig};
-use crate::{Result, fresh};
+use crate::{Result, database};
 
 mod pgbench;
 
@@ -100,12 +100,12 @@ pub(crate) fn run(options: &ApiBenchOptions) -> Result<()> {
         ));
     }
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let postgres = fresh::start_migrated_postgres(scratch.path())?;
+    let postgres = database::start_migrated_postgres(scratch.path())?;
     let folder = scratch.path().join("postgres");
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
-    let worker = postgres.url("mw_worker", fresh::DATABASE_NAME);
+    let worker = postgres.url("mw_worker", database::DATABASE_NAME);
     let callers = runtime
         .block_on(create_callers(&worker, options.connections))
         .map_err(|error: StoreError| error.to_string())?;
@@ -115,7 +115,7 @@ pub(crate) fn run(options: &ApiBenchOptions) -> Result<()> {
         options.connections,
         options.seconds,
     )?;
-    let url = postgres.url("mw_api", fresh::DATABASE_NAME);
+    let url = postgres.url("mw_api", database::DATABASE_NAME);
     let trips = runtime.block_on(count_round_trips(
         options,
         &folder,

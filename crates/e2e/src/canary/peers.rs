@@ -99,7 +99,7 @@ async fn spawn_responder(
                     Some(tls) => match tls.accept(stream).await {
                         Ok(stream) => answer_request(stream, &answer, &heard).await,
                         Err(error) => {
-                            eprintln!("xtask: a client did not like the certificate: {error}");
+                            eprintln!("e2e: a client did not like the certificate: {error}");
                         }
                     },
                 }

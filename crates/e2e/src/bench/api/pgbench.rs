@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::FIRST_TENANT;
 use crate::process_stat::read_process_stat;
-use crate::{Result, fresh, run_command};
+use crate::{Result, database, run_command};
 
 /// Folder of the queries that sqlx has checked.
 const QUERIES_DIR: &str = ".sqlx";
@@ -23,7 +23,7 @@ const PGBENCH_SCALE: &str = "1";
 ///
 /// Returns an error that names the missing package.
 pub(super) fn require_pgbench() -> Result<()> {
-    let program = fresh::postgres_program("pgbench")?;
+    let program = database::postgres_program("pgbench")?;
     if program.exists() {
         return Ok(());
     }
@@ -55,7 +55,7 @@ impl PgbenchDatabase {
         seconds: u64,
     ) -> Result<Self> {
         let (api, root) = (
-            postgres.url("mw_api", fresh::DATABASE_NAME),
+            postgres.url("mw_api", database::DATABASE_NAME),
             postgres.url(SUPERUSER, "postgres"),
         );
         let (reads, writes) = (scratch.join("reads.sql"), scratch.join("writes.sql"));
@@ -152,7 +152,7 @@ impl PgbenchDatabase {
 }
 
 fn pgbench_command() -> Result<Command> {
-    Ok(Command::new(fresh::postgres_program("pgbench")?))
+    Ok(Command::new(database::postgres_program("pgbench")?))
 }
 
 /// Returns the SQL expression for the tenant of a pgbench client, or for one of its keys: both have

@@ -15,7 +15,7 @@ use meshwright_store::{Sealer, Store};
 use serde_json::{Value, json};
 
 use crate::service::{self, ApiProcess, ApiProcessConfig};
-use crate::{Result, fresh};
+use crate::{Result, database};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -36,10 +36,10 @@ const MAX_ATTEMPTS: usize = 1200;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let postgres = fresh::start_migrated_postgres(scratch.path())?;
+    let postgres = database::start_migrated_postgres(scratch.path())?;
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
-    let url = postgres.url("mw_api", fresh::DATABASE_NAME);
+    let url = postgres.url("mw_api", database::DATABASE_NAME);
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     runtime.block_on(run_storm(options, &url, &secret))
 }

@@ -30,7 +30,7 @@ impl ChildProcess {
 impl Drop for ChildProcess {
     fn drop(&mut self) {
         if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
-            eprintln!("xtask: {} was not ended: {error}", self.title);
+            eprintln!("e2e: {} was not ended: {error}", self.title);
         }
     }
 }

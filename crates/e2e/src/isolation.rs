@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{Result, fresh, run_command};
+use crate::{Result, database, run_command};
 
 /// Condition by which a query filters its tenant.
 const TENANT_FILTER: &str = "tenant_id = $";
@@ -38,8 +38,8 @@ pub(crate) fn run() -> Result<()> {
             "only {removed} filters were found in {STORE_SOURCES}"
         ));
     }
-    let postgres = fresh::start_migrated_postgres(scratch.path())?;
-    let database = postgres.url("mw_owner", fresh::DATABASE_NAME);
+    let postgres = database::start_migrated_postgres(scratch.path())?;
+    let database = postgres.url("mw_owner", database::DATABASE_NAME);
     report_passed(
         "queries that forget the tenant",
         run_isolation_tests(&copy, &target, None, Some(&database)),

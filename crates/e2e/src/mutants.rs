@@ -109,16 +109,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// Returns one fault for each mutated file that does not exist.
-pub(crate) fn check_mutated_files() -> Vec<String> {
-    let files = MUTATED_MODULES.iter().flat_map(|module| module.files);
-    // A pattern ends with `*.rs`, and its folder must exist.
-    let missing = files.filter(|file| !Path::new(file.trim_end_matches("/*.rs")).exists());
-    missing
-        .map(|file| format!("crates/xtask/src/mutants.rs: there is no file {file}"))
-        .collect()
-}
-
 impl MutatedModule {
     /// Runs the mutants of this module, and returns how many of them no test noticed.
     fn count_missed_mutants(&self, program: &Path, dir: &Path) -> Result<usize> {
@@ -208,4 +198,19 @@ fn install_cargo_mutants() -> Result<PathBuf> {
         run_command(&mut install)?;
     }
     Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mutated_file_exists() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        for file in MUTATED_MODULES.iter().flat_map(|module| module.files) {
+            // A pattern ends with `*.rs`, and its folder must exist.
+            let path = repository.join(file.trim_end_matches("/*.rs"));
+            assert!(path.exists(), "there is no file {file}");
+        }
+    }
 }

@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 
 use super::PLATFORM;
 use super::resources::{KEYS_OF_EACH_KIND, ResourceMaker};
+use crate::Result;
 use crate::service::ApiProcess;
-use crate::{Result, fresh};
+
+const OPENAPI_FILE: &str = "openapi/meshwright.json";
 
 /// Input of Schemathesis for one round, one part for each kind of phase.
 pub(super) struct RoundInputs {
@@ -270,7 +272,7 @@ fn document_with_examples(
     fields: &[FieldExample],
     role: Role,
 ) -> Result<Value> {
-    let text = std::fs::read_to_string(fresh::OPENAPI_FILE).map_err(|error| error.to_string())?;
+    let text = std::fs::read_to_string(OPENAPI_FILE).map_err(|error| error.to_string())?;
     let mut document: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     for (_, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {

@@ -18,7 +18,7 @@ use meshwright_store::{HostingCluster, Sealer, Store};
 
 use crate::process::{ChildProcess, free_address};
 use crate::service::{self, ApiProcess, ApiProcessConfig, SERVER_BINARY};
-use crate::{Result, fresh, run_command};
+use crate::{Result, database, run_command};
 
 mod leaks;
 mod peers;
@@ -42,10 +42,10 @@ const PLAIN_MARKER: &str = "canaryzq7plainzq7canary";
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let postgres = fresh::start_migrated_postgres(scratch.path())?;
+    let postgres = database::start_migrated_postgres(scratch.path())?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let [api_log, worker_log] = ["api.log", "worker.log"].map(|name| scratch.path().join(name));
-    let url = |role: &str| postgres.url(role, fresh::DATABASE_NAME);
+    let url = |role: &str| postgres.url(role, database::DATABASE_NAME);
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
     let owner = runtime
@@ -140,12 +140,12 @@ async fn prepare_database(
 /// Writes all tables to their files, and the text of the whole database to the file `dump`.
 fn dump_database(database: &str, dump: &Path) -> Result<()> {
     run_command(
-        Command::new(fresh::postgres_program("psql")?)
+        Command::new(database::postgres_program("psql")?)
             .args(["--quiet", "--command", "CHECKPOINT"])
             .arg(database),
     )?;
     run_command(
-        Command::new(fresh::postgres_program("pg_dump")?)
+        Command::new(database::postgres_program("pg_dump")?)
             .arg("--file")
             .arg(dump)
             .arg(database),

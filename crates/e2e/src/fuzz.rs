@@ -21,7 +21,7 @@ mod bugs;
 mod document;
 mod resources;
 
-pub(crate) use bugs::{BugsOptions, check_bug_places, find_planted_bugs};
+pub(crate) use bugs::{BugsOptions, find_planted_bugs};
 
 /// Script that installs Schemathesis if needed and runs it.
 const SCHEMATHESIS_PROGRAM: &str = "tests/fuzz/schemathesis";
@@ -149,7 +149,7 @@ impl Drop for BackgroundWorker<'_> {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(Err(error)) = self.work.take().map(|work| self.runtime.block_on(work)) {
-            eprintln!("xtask: the worker did not end well: {error}");
+            eprintln!("e2e: the worker did not end well: {error}");
         }
     }
 }

@@ -1,0 +1,40 @@
+//! Starts the migrated Postgres that the suites and benchmarks use.
+
+use std::path::{Path, PathBuf};
+
+use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
+use meshwright_store::{Sealer, Store};
+
+use crate::Result;
+
+/// Name of the database that [`start_migrated_postgres`] creates.
+pub(crate) const DATABASE_NAME: &str = "fresh";
+
+/// Returns the path of a program, such as `psql`, of the Postgres installation that was found.
+pub(crate) fn postgres_program(name: &str) -> Result<PathBuf> {
+    let bin = meshwright_store::embedded_postgres::find_postgres_binaries()
+        .ok_or("there is no Postgres")?;
+    Ok(bin.join(name))
+}
+
+/// Starts a private Postgres with an empty database of the current schema.
+pub(crate) fn start_migrated_postgres(scratch: &Path) -> Result<EmbeddedPostgres> {
+    let postgres =
+        EmbeddedPostgres::start(&scratch.join("postgres")).map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    runtime
+        .block_on(migrate_database(&postgres))
+        .map_err(|error| error.to_string())?;
+    Ok(postgres)
+}
+
+async fn migrate_database(
+    postgres: &EmbeddedPostgres,
+) -> std::result::Result<(), meshwright_store::StoreError> {
+    let key = Sealer::new([0; 32]);
+    let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), key.clone()).await?;
+    root.create_roles().await?;
+    root.create_database(DATABASE_NAME).await?;
+    let owner = Store::connect(&postgres.url("mw_owner", DATABASE_NAME), key).await?;
+    owner.migrate().await
+}

@@ -1,0 +1,162 @@
+//! Runs the end-to-end suites and the benchmarks of this repository, on the lab or on a real
+//! Postgres. `cargo e2e --help` lists them.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+mod bad_input;
+mod bench;
+mod canary;
+mod database;
+mod end_state;
+mod fuzz;
+mod isolation;
+mod judge;
+mod kubeconfigs;
+mod lab;
+mod matrix;
+mod mutants;
+mod process;
+mod process_stat;
+mod scenario;
+mod server;
+mod service;
+mod slow;
+mod storm;
+mod tls_program;
+mod variants;
+mod vault;
+mod worker;
+
+/// Runs the end-to-end suites and the benchmarks of this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo e2e")]
+enum Suite {
+    /// Run the tenant isolation tests four times: with both row-level security and tenant filters
+    /// in queries, with each of them alone, and with neither.
+    Isolation,
+    /// Load hostile kubeconfigs under a system call tracer, once with Meshwright's loader and once
+    /// with a general loader.
+    Kubeconfigs(kubeconfigs::Options),
+    /// Send the requests that Schemathesis generates to every route, once as every role.
+    FuzzApi(fuzz::Options),
+    /// Plant the bugs of `tests/fuzz/bugs.toml` into a copy of the source, one at a time, and check
+    /// that the fuzzing finds each of them.
+    FuzzBugs(fuzz::BugsOptions),
+    /// Run mutation tests on the code for authorization, kubeconfigs, secrets and tokens: change
+    /// one thing at a time and check that a test fails each time.
+    Mutants(mutants::Options),
+    /// Send a marker word in every secret field, and check that no log, trace, metric, dump or
+    /// database file shows it.
+    Canary(canary::Options),
+    /// Send copies of requests to two API processes that are killed meanwhile, and check that each
+    /// request has one effect and that all its copies get the same answer.
+    Storm(storm::Options),
+    /// Run cargo's tests with serializable transactions, without work notifications, and on
+    /// `PostgreSQL` 18.
+    Variants(variants::Options),
+    /// Let a real Vault keep the master key; then seal it, rotate its key and revoke the token, and
+    /// check which secrets still open.
+    Vault,
+    /// Stop a worker at each of its writes during an upgrade, on fake clusters and a real Postgres
+    /// or on the lab, and check that another worker brings the upgrade to the same end.
+    CrashMatrix(matrix::Options),
+    /// Run every kind of operation with slow clusters, a slow database and a slow processor, and
+    /// check that each operation ends.
+    Slow(slow::Options),
+    /// Run one of the benchmarks.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Run the mistakes of people and clusters that `tests/bad-input.toml` lists on the lab, and
+    /// compare the answers with the expected ones.
+    BadInput(bad_input::Options),
+    /// Read a recording of a lab, and report each namespace that was without injection and each
+    /// workload that was below its allowed availability.
+    Judge {
+        /// File with the recording, as `tests/lab/lab record` prints it.
+        recording: std::path::PathBuf,
+    },
+    /// Run an upgrade from 1.25.1 to 1.27.9 or other stories end to end, and check the end state.
+    #[command(subcommand)]
+    Scenario(ScenarioCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ScenarioCommand {
+    /// Register two clusters of the lab, create a mesh, and take it through a whole canary upgrade,
+    /// as `deploy/quickstart` does.
+    Quickstart(scenario::TourOptions),
+    /// Run the same upgrade on clusters that exist already, as `deploy/quickstart --kubeconfig`
+    /// does.
+    Own(scenario::own::OwnClustersOptions),
+    /// Run every scenario that `tests/run` needs on the lab.
+    All(scenario::suite::SuiteOptions),
+}
+
+/// Result of a suite; the error is the text that is printed before the program exits with a failure.
+pub(crate) type Result<T> = std::result::Result<T, String>;
+
+fn main() -> ExitCode {
+    show_logs();
+    let done = match Suite::parse() {
+        Suite::Isolation => isolation::run(),
+        Suite::Kubeconfigs(options) => kubeconfigs::run(&options),
+        Suite::FuzzApi(options) => fuzz::run(&options),
+        Suite::FuzzBugs(options) => fuzz::find_planted_bugs(&options),
+        Suite::Mutants(options) => mutants::run(&options),
+        Suite::Canary(options) => canary::run(&options),
+        Suite::Storm(options) => storm::run(&options),
+        Suite::Variants(options) => variants::run(&options),
+        Suite::Vault => vault::run(),
+        Suite::CrashMatrix(options) => matrix::run(&options),
+        Suite::Slow(options) => slow::run(&options),
+        Suite::Bench(options) => bench::run(&options),
+        Suite::BadInput(options) => bad_input::run(&options),
+        Suite::Judge { recording } => judge::print_verdict(&recording),
+        Suite::Scenario(ScenarioCommand::Quickstart(options)) => scenario::run_quickstart(&options),
+        Suite::Scenario(ScenarioCommand::Own(options)) => scenario::own::run(&options),
+        Suite::Scenario(ScenarioCommand::All(options)) => scenario::suite::run_suite(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("e2e: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a command and returns its standard output.
+///
+/// # Errors
+///
+/// Returns an error when the command cannot be started or exits with a failure; the text then holds
+/// the command's standard error and output.
+pub(crate) fn run_command(command: &mut std::process::Command) -> Result<String> {
+    let name = format!("{command:?}");
+    let output = command
+        .output()
+        .map_err(|error| format!("{name}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    Err(format!(
+        "{name} failed: {} {}",
+        said(&output.stderr),
+        said(&output.stdout)
+    ))
+}
+
+/// Prints the logs that Meshwright's crates write within this process, filtered by `RUST_LOG`.
+/// Without a valid `RUST_LOG`, nothing is printed.
+fn show_logs() {
+    if let Ok(filter) = EnvFilter::try_from_default_env() {
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
+    }
+}
