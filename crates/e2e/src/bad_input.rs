@@ -1,8 +1,8 @@
 //! Runs the rows of `tests/bad-input.toml` on the lab: each row makes a mistake and names the
 //! answer that it must get.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::Args;
@@ -10,8 +10,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::end_state::{assert_revision_gone, assert_sidecars};
-use crate::lab::Lab;
+use crate::lab::{Lab, wait_until};
+use crate::named_tests::{FailureLog, NamedTest, TestSelection, catch_panic, run_named_tests};
 use crate::scenario::credentials::account_name;
+use crate::scenario::start_state::end_open_upgrade;
 use crate::scenario::{OLD_RELEASE, PartTimings, bring_up_mesh, text_field};
 use crate::server::DevServer;
 use crate::worker::PausableLabWorker;
@@ -33,15 +35,11 @@ const STATE_TIMEOUT: Duration = Duration::from_mins(2);
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only print the number of rows, without running them.
-    #[arg(long)]
-    list: bool,
+    #[command(flatten)]
+    selection: TestSelection,
     /// Text in the input of the row to begin with; earlier rows are skipped.
     #[arg(long)]
     from: Option<String>,
-    /// Print the numbers of passed and failed rows as the last line.
-    #[arg(long)]
-    count: bool,
     /// Folder for all files that the run writes.
     #[arg(long, default_value = "/tmp/meshwright-bad-input")]
     dir: PathBuf,
@@ -62,6 +60,9 @@ struct BadInputFile {
 #[serde(deny_unknown_fields)]
 struct BadInputRow {
     input: String,
+    /// True if the row goes on where the row before it ended.
+    #[serde(default)]
+    continues: bool,
     #[serde(default)]
     given: Vec<Vec<String>>,
     kubeconfig: Option<KubeconfigChange>,
@@ -89,82 +90,152 @@ struct KubeconfigChange {
     token_of: Option<String>,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Name of the test that follows all rows.
+const END_TEST: &str = "nothing of a refused version is left";
+
+pub(crate) fn run(options: Options) -> Result<ExitCode> {
     let text =
         std::fs::read_to_string("tests/bad-input.toml").map_err(|error| error.to_string())?;
     let file: BadInputFile =
         toml::from_str(&text).map_err(|error| format!("tests/bad-input.toml: {error}"))?;
-    if options.list {
-        println!("{} rows", file.row.len());
-        return Ok(());
-    }
-    let mut parts = PartTimings::new();
-    let lab = parts.run_part("start a lab", || Lab::start("bad-input", 3))?;
-    let (server, worker) = parts.run_part("start Meshwright", || {
-        PausableLabWorker::start_with_server(
-            &lab,
-            &options.dir,
-            &options.listen,
-            &CATALOGUE,
-            &["--step-seconds", "45"],
-        )
-    })?;
-    let mut stage = BadInputStage {
-        lab: &lab,
-        server: &server,
-        worker: &worker,
-        dir: &options.dir,
-        saved: Vec::new(),
-    };
-    stage.import_odd_releases()?;
-    bring_up_mesh(&lab, &server, &mut parts)?;
-    let mut failed = 0;
-    let begins = |row: &&BadInputRow| {
+    let begins = |row: &BadInputRow| {
         options
             .from
             .as_ref()
             .is_none_or(|from| row.input.contains(from.as_str()))
     };
-    let rows: Vec<&BadInputRow> = file.row.iter().skip_while(|row| !begins(row)).collect();
-    for row in &rows {
-        println!("\n-- {}", row.input);
-        match stage.run_row(row) {
-            Ok(said) => println!(
-                "   {}\nrow passed: {}",
-                said.trim().replace('\n', "\n   "),
-                row.input
-            ),
-            Err(error) => {
-                failed += 1;
-                println!("row FAILED: {}: {error}", row.input);
-            }
-        }
+    let mut before: Option<String> = None;
+    let mut tests = Vec::new();
+    for row in file.row.into_iter().skip_while(|row| !begins(row)) {
+        let (input, before) = (row.input.clone(), before.replace(row.input.clone()));
+        tests.push(NamedTest::new(input, move |stage: &mut BadInputStage| {
+            stage.run_row_after(&row, before.as_deref())
+        }));
     }
-    assert_revision_gone(&lab, "1-27-9")?;
-    if options.count {
-        println!("\n{} passed, {failed} failed", rows.len() - failed);
-    }
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(format!("{failed} of {} rows failed", rows.len()))
-    }
+    tests.push(NamedTest::new(END_TEST, |stage: &mut BadInputStage| {
+        assert_revision_gone(&stage.lab, "1-27-9")
+    }));
+    let (dir, listen) = (options.dir, options.listen);
+    Ok(run_named_tests(
+        &options.selection,
+        move || BadInputStage::prepare(dir, &listen),
+        tests,
+    ))
 }
 
 /// The lab, the server and the worker that rows run on.
-struct BadInputStage<'a> {
-    lab: &'a Lab,
-    server: &'a DevServer,
-    worker: &'a PausableLabWorker,
-    dir: &'a Path,
+struct BadInputStage {
+    // Field order matters: the worker and the server are stopped before the lab is taken down.
+    worker: PausableLabWorker,
+    server: DevServer,
+    lab: Lab,
+    dir: PathBuf,
     /// Objects that a row saved to restore them afterwards, each with the name of its cluster.
     saved: Vec<(String, Value)>,
+    /// Row that ran last, and whether it passed.
+    last_row: Option<(String, bool)>,
+    failures: FailureLog,
 }
 
-impl BadInputStage<'_> {
+impl BadInputStage {
+    fn prepare(dir: PathBuf, listen: &str) -> Result<Self> {
+        let mut parts = PartTimings::new();
+        let lab = parts.run_part("start a lab", || Lab::start("bad-input", 3))?;
+        let more = ["--step-seconds", "45"];
+        let (server, worker) = parts.run_part("start Meshwright", || {
+            PausableLabWorker::start_with_server(&lab, &dir, listen, &CATALOGUE, &more)
+        })?;
+        let stage = Self {
+            worker,
+            server,
+            lab,
+            dir,
+            saved: Vec::new(),
+            last_row: None,
+            failures: FailureLog::default(),
+        };
+        stage.import_odd_releases()?;
+        bring_up_mesh(&stage.lab, &stage.server, &mut parts)?;
+        Ok(stage)
+    }
+
+    /// Runs a row. A row that continues the row before it needs that row; before any other row, the
+    /// stage is restored if a row failed.
+    fn run_row_after(&mut self, row: &BadInputRow, before: Option<&str>) -> Result<()> {
+        let mut failures = std::mem::take(&mut self.failures);
+        let ready = if row.continues {
+            self.check_predecessor(before)
+        } else {
+            failures
+                .restore_with(|| self.restore())
+                .map(|()| String::new())
+        };
+        let ran = ready.and_then(|note| {
+            catch_panic(|| self.run_row(row)).map_err(|error| format!("{error}{note}"))
+        });
+        self.last_row = Some((row.input.clone(), ran.is_ok()));
+        if ran.is_err() {
+            failures.record_failure(&row.input);
+        }
+        self.failures = failures;
+        println!("   {}", ran?.trim().replace('\n', "\n   "));
+        Ok(())
+    }
+
+    /// Returns a note for the failure of a row that continues another one.
+    fn check_predecessor(&self, before: Option<&str>) -> Result<String> {
+        let before = before.unwrap_or("the first row");
+        match &self.last_row {
+            Some((last, true)) if last == before => Ok(String::new()),
+            Some((last, false)) if last == before => {
+                Ok(format!("\nThis row continues \"{before}\", which failed."))
+            }
+            _ => Err(format!(
+                "this row continues \"{before}\", which did not run: select both, or use --from"
+            )),
+        }
+    }
+
+    /// Undoes what a failed row may have left behind.
+    fn restore(&mut self) -> Result<()> {
+        self.worker.release();
+        for cluster in ["hosting", "c1", "c2", "c3"] {
+            self.lab
+                .signal_process(&format!("{cluster}/kube-apiserver"), "CONT")?;
+            wait_until("the cluster answers", STATE_TIMEOUT, || {
+                self.lab.list_objects(cluster, &["nodes"]).ok()
+            })?;
+        }
+        self.restore_objects()?;
+        end_open_upgrade(&self.server, "demo")?;
+        assert_sidecars(&self.lab, OLD_RELEASE.1, OLD_RELEASE.2).map(drop)
+    }
+
     /// Runs a row and returns the message of the service. Unless the row allows a mixed mesh, every
     /// live pod must carry the old revision afterwards.
     fn run_row(&mut self, row: &BadInputRow) -> Result<String> {
+        let verdict = self.make_mistake(row);
+        // Clean up even when the row failed, because the next row expects the state that this one
+        // should have ended in.
+        let mut cleaned = Ok(());
+        for action in &row.after {
+            cleaned = cleaned.and(self.run_action(action));
+        }
+        match (&verdict, cleaned) {
+            (Ok(_), cleaned) => cleaned?,
+            (Err(error), Err(after)) => {
+                return Err(format!("{error}\nIt was not cleaned up either: {after}"));
+            }
+            (Err(_), Ok(())) => {}
+        }
+        if !row.mixed && verdict.is_ok() {
+            assert_sidecars(&self.lab, OLD_RELEASE.1, OLD_RELEASE.2)?;
+        }
+        verdict
+    }
+
+    /// Makes the mistake of a row, and checks the answer.
+    fn make_mistake(&mut self, row: &BadInputRow) -> Result<String> {
         for action in &row.given {
             self.run_action(action)?;
         }
@@ -175,16 +246,7 @@ impl BadInputStage<'_> {
             .map(|word| Ok(self.fill_placeholders(word)?.replace("{kubeconfig}", &file)))
             .collect::<Result<_>>()?;
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let verdict = self.check_answer(row, self.server.run_cli(&words));
-        // Clean up even when the row failed, because the next row expects the state that this one
-        // should have ended in.
-        for action in &row.after {
-            self.run_action(action)?;
-        }
-        if !row.mixed {
-            assert_sidecars(self.lab, OLD_RELEASE.1, OLD_RELEASE.2)?;
-        }
-        verdict
+        self.check_answer(row, self.server.run_cli(&words))
     }
 
     fn check_answer(&self, row: &BadInputRow, answer: Result<String>) -> Result<String> {
@@ -250,7 +312,7 @@ impl BadInputStage<'_> {
             filled = filled.replace("{upgrade}", &text_field(&self.latest_upgrade()?, "id")?);
         }
         if filled == "{account c2}" {
-            return account_name(self.server, "c2");
+            return account_name(&self.server, "c2");
         }
         if filled.contains("{namespace}") {
             filled = filled.replace("{namespace}", &self.mesh_namespace()?);

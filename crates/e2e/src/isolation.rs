@@ -2,9 +2,12 @@
 //! without row-level security, with queries that leave out the tenant, and with neither. Without
 //! both they must fail; otherwise they prove nothing.
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
+use meshwright_store::embedded_postgres::EmbeddedPostgres;
+
+use crate::named_tests::{NamedTest, TestSelection, run_named_tests};
 use crate::{Result, database, run_command};
 
 /// Condition by which a query filters its tenant.
@@ -17,49 +20,75 @@ const STORE_SOURCES: &str = "crates/store/src";
 /// Environment variable; with the value `queries`, test databases have no row-level security.
 const WALLS_ENV: &str = "MESHWRIGHT_TEST_WALLS";
 
-pub(crate) fn run() -> Result<()> {
-    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let copy = scratch.path().join("copy");
-    let target = std::env::current_dir()
-        .map_err(|error| error.to_string())?
-        .join("target");
-    report_passed(
-        "both walls",
-        run_isolation_tests(Path::new("."), &target, None, None),
-    )?;
-    report_passed(
-        "row-level security switched off",
-        run_isolation_tests(Path::new("."), &target, Some("queries"), None),
-    )?;
-    copy_sources(&copy)?;
-    let removed = remove_tenant_filters(&copy.join(STORE_SOURCES))?;
-    if removed < MIN_FILTERS {
-        return Err(format!(
-            "only {removed} filters were found in {STORE_SOURCES}"
-        ));
-    }
-    let postgres = database::start_migrated_postgres(scratch.path())?;
-    let database = postgres.url("mw_owner", database::DATABASE_NAME);
-    report_passed(
-        "queries that forget the tenant",
-        run_isolation_tests(&copy, &target, None, Some(&database)),
-    )?;
-    // With neither protection, the tests must fail, and for the expected reason.
-    match run_isolation_tests(&copy, &target, Some("queries"), Some(&database)) {
-        Err(said) if said.contains("nothing_of_another_tenant_is_seen_or_changed") => {
-            println!("scenario passed: the isolation tests fail without either wall");
-            Ok(())
-        }
-        other => Err(format!(
-            "without either wall the isolation tests must fail, and said: {other:?}"
-        )),
-    }
+pub(crate) fn run(selection: &TestSelection) -> ExitCode {
+    let test = |name, work: fn(&mut IsolationStage) -> Result<()>| NamedTest::new(name, work);
+    let tests = vec![
+        test("isolation, both walls", |stage| {
+            run_isolation_tests(Path::new("."), &stage.target, None, None).map(drop)
+        }),
+        test("isolation, row-level security switched off", |stage| {
+            run_isolation_tests(Path::new("."), &stage.target, Some("queries"), None).map(drop)
+        }),
+        test("isolation, queries that forget the tenant", |stage| {
+            let target = stage.target.clone();
+            let (copy, database) = stage.forgetful_sources()?;
+            run_isolation_tests(&copy, &target, None, Some(&database)).map(drop)
+        }),
+        test("the isolation tests fail without either wall", |stage| {
+            let target = stage.target.clone();
+            let (copy, database) = stage.forgetful_sources()?;
+            // The tests must fail for the expected reason.
+            match run_isolation_tests(&copy, &target, Some("queries"), Some(&database)) {
+                Err(said) if said.contains("nothing_of_another_tenant_is_seen_or_changed") => {
+                    Ok(())
+                }
+                other => Err(format!(
+                    "without either wall the isolation tests must fail, and said: {other:?}"
+                )),
+            }
+        }),
+    ];
+    run_named_tests(selection, IsolationStage::prepare, tests)
 }
 
-fn report_passed(title: &str, ran: Result<String>) -> Result<()> {
-    ran.map_err(|error| format!("isolation, {title}: {error}"))?;
-    println!("scenario passed: isolation, {title}");
-    Ok(())
+/// The builds of the isolation tests.
+struct IsolationStage {
+    // Field order matters: Postgres is stopped before its folder is removed.
+    postgres: Option<EmbeddedPostgres>,
+    scratch: tempfile::TempDir,
+    target: PathBuf,
+}
+
+impl IsolationStage {
+    fn prepare() -> Result<Self> {
+        let here = std::env::current_dir().map_err(|error| error.to_string())?;
+        Ok(Self {
+            postgres: None,
+            scratch: tempfile::tempdir().map_err(|error| error.to_string())?,
+            target: here.join("target"),
+        })
+    }
+
+    /// Returns a copy of the source whose queries leave out the tenant, and the URL of a database
+    /// that these queries can be checked with.
+    fn forgetful_sources(&mut self) -> Result<(PathBuf, String)> {
+        let copy = self.scratch.path().join("copy");
+        let postgres = if let Some(postgres) = self.postgres.take() {
+            postgres
+        } else {
+            copy_sources(&copy)?;
+            let removed = remove_tenant_filters(&copy.join(STORE_SOURCES))?;
+            if removed < MIN_FILTERS {
+                return Err(format!(
+                    "only {removed} filters were found in {STORE_SOURCES}"
+                ));
+            }
+            database::start_migrated_postgres(self.scratch.path())?
+        };
+        let url = postgres.url("mw_owner", database::DATABASE_NAME);
+        self.postgres = Some(postgres);
+        Ok((copy, url))
+    }
 }
 
 fn run_isolation_tests(

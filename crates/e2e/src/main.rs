@@ -18,6 +18,7 @@ mod kubeconfigs;
 mod lab;
 mod matrix;
 mod mutants;
+mod named_tests;
 mod process;
 mod process_stat;
 mod scenario;
@@ -36,7 +37,9 @@ mod worker;
 enum Suite {
     /// Run the tenant isolation tests four times: with both row-level security and tenant filters
     /// in queries, with each of them alone, and with neither.
-    Isolation,
+    ///
+    /// Each run is a named test. Filters, `--list` and the exit code are those of cargo's tests.
+    Isolation(named_tests::TestSelection),
     /// Load hostile kubeconfigs under a system call tracer, once with Meshwright's loader and once
     /// with a general loader.
     Kubeconfigs(kubeconfigs::Options),
@@ -100,32 +103,32 @@ pub(crate) type Result<T> = std::result::Result<T, String>;
 
 fn main() -> ExitCode {
     show_logs();
-    let done = match Suite::parse() {
-        Suite::Isolation => isolation::run(),
-        Suite::Kubeconfigs(options) => kubeconfigs::run(&options),
-        Suite::FuzzApi(options) => fuzz::run(&options),
-        Suite::FuzzBugs(options) => fuzz::find_planted_bugs(&options),
-        Suite::Mutants(options) => mutants::run(&options),
-        Suite::Canary(options) => canary::run(&options),
-        Suite::Storm(options) => storm::run(&options),
-        Suite::Variants(options) => variants::run(&options),
-        Suite::Vault => vault::run(),
-        Suite::CrashMatrix(options) => matrix::run(&options),
-        Suite::Slow(options) => slow::run(&options),
-        Suite::Bench(options) => bench::run(&options),
-        Suite::BadInput(options) => bad_input::run(&options),
-        Suite::Judge { recording } => judge::print_verdict(&recording),
-        Suite::Scenario(ScenarioCommand::Quickstart(options)) => scenario::run_quickstart(&options),
-        Suite::Scenario(ScenarioCommand::Own(options)) => scenario::own::run(&options),
-        Suite::Scenario(ScenarioCommand::All(options)) => scenario::suite::run_suite(&options),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("e2e: {message}");
-            ExitCode::FAILURE
+    let succeed = |()| ExitCode::SUCCESS;
+    let ended = match Suite::parse() {
+        Suite::Isolation(selection) => Ok(isolation::run(&selection)),
+        Suite::Slow(options) => Ok(slow::run(&options)),
+        Suite::BadInput(options) => bad_input::run(options),
+        Suite::Scenario(ScenarioCommand::All(options)) => Ok(scenario::suite::run_suite(options)),
+        Suite::Scenario(ScenarioCommand::Quickstart(options)) => {
+            scenario::run_quickstart(&options).map(succeed)
         }
-    }
+        Suite::Scenario(ScenarioCommand::Own(options)) => scenario::own::run(&options).map(succeed),
+        Suite::Kubeconfigs(options) => kubeconfigs::run(&options).map(succeed),
+        Suite::FuzzApi(options) => fuzz::run(&options).map(succeed),
+        Suite::FuzzBugs(options) => fuzz::find_planted_bugs(&options).map(succeed),
+        Suite::Mutants(options) => mutants::run(&options).map(succeed),
+        Suite::Canary(options) => canary::run(&options).map(succeed),
+        Suite::Storm(options) => storm::run(&options).map(succeed),
+        Suite::Variants(options) => variants::run(&options).map(succeed),
+        Suite::Vault => vault::run().map(succeed),
+        Suite::CrashMatrix(options) => matrix::run(&options).map(succeed),
+        Suite::Bench(options) => bench::run(&options).map(succeed),
+        Suite::Judge { recording } => judge::print_verdict(&recording).map(succeed),
+    };
+    ended.unwrap_or_else(|message| {
+        eprintln!("e2e: {message}");
+        ExitCode::FAILURE
+    })
 }
 
 /// Runs a command and returns its standard output.

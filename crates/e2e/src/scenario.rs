@@ -24,8 +24,11 @@ pub(crate) mod leaving;
 pub(crate) mod own;
 pub(crate) mod refused;
 pub(crate) mod registry;
+mod releases;
 pub(crate) mod rollback;
 pub(crate) mod sidecars;
+mod stage;
+pub(crate) mod start_state;
 pub(crate) mod suite;
 pub(crate) mod twice;
 

@@ -1,16 +1,21 @@
 //! Runs every kind of operation where everything is slow, once for each seed, and checks that each
 //! operation ends.
 
-use clap::Args;
-use serde_json::json;
+use std::process::ExitCode;
 
-use crate::Result;
+use clap::Args;
+use meshwright_testkit::slow::run_slow_upgrade;
+use tokio::runtime::Runtime;
+
+use crate::named_tests::{NamedTest, TestSelection, run_named_tests};
 
 /// Minutes that a seed takes at scale 1.
 const MINUTES_PER_SEED: u32 = 45;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    #[command(flatten)]
+    selection: TestSelection,
     /// Number of runs, each drawn from its own seed.
     #[arg(long, default_value_t = 10)]
     seeds: u64,
@@ -20,44 +25,22 @@ pub(crate) struct Options {
     /// Factor from 1 to 200 by which all times are divided; 1 is real time and takes hours.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
     scale: u32,
-    /// Print the figures as one JSON object.
-    #[arg(long)]
-    json: bool,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    let (mut runs, mut failed) = (Vec::new(), Vec::new());
-    eprintln!(
-        "a seed takes about {} minutes",
-        MINUTES_PER_SEED.div_ceil(options.scale)
-    );
-    for seed in options.first..options.first + options.seeds {
-        match runtime.block_on(meshwright_testkit::slow::run_slow_upgrade(
-            seed,
-            options.scale,
-        )) {
-            Ok(report) => {
-                eprintln!("seed {seed}: {} s, {report:?}", report.took.as_secs());
-                runs.push(json!({
-                    "seed": seed, "strategy": report.strategy, "rolled_back_from": report.rolled_back_from,
-                    "seconds": report.took.as_secs(), "claims": report.claims,
-                }));
-            }
-            Err(why) => failed.push(format!("seed {seed}: {why}")),
-        }
-    }
-    if options.json {
-        println!(
-            "{:#}",
-            json!({ "scale": options.scale, "ended": runs.len(), "failed": failed.len(), "runs": runs })
-        );
-    } else {
-        println!("{} of {} seeds ended", runs.len(), options.seeds);
-    }
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        Err(failed.join("\n"))
-    }
+pub(crate) fn run(options: &Options) -> ExitCode {
+    let scale = options.scale;
+    let tests = (options.first..options.first + options.seeds).map(|seed| {
+        let name = format!("every operation ends where everything is slow, seed {seed}");
+        NamedTest::new(name, move |runtime: &mut Runtime| {
+            println!(
+                "   this takes about {} minutes",
+                MINUTES_PER_SEED.div_ceil(scale)
+            );
+            let report = runtime.block_on(run_slow_upgrade(seed, scale))?;
+            println!("   {report:?}");
+            Ok(())
+        })
+    });
+    let prepare = || Runtime::new().map_err(|error| error.to_string());
+    run_named_tests(&options.selection, prepare, tests.collect())
 }

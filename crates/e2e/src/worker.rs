@@ -172,14 +172,31 @@ impl PausableLabWorker {
             CutPoint::BeforeEffect,
             step.record_matcher(self.client.clone(), CutPoint::BeforeEffect),
         );
-        begin()?;
-        if self
-            .runtime
-            .block_on(self.relay().wait_for_stop(PAUSE_TIMEOUT))
-        {
-            return Ok(PauseGuard(self.relay()));
+        let stopped = begin().and_then(|()| {
+            let stopped = self.relay().wait_for_stop(PAUSE_TIMEOUT);
+            if self.runtime.block_on(stopped) {
+                Ok(())
+            } else {
+                Err(format!("the worker never came to {}", step.title))
+            }
+        });
+        match stopped {
+            Ok(()) => Ok(PauseGuard(self.relay())),
+            Err(error) => {
+                self.release();
+                Err(error)
+            }
         }
-        Err(format!("the worker never came to {}", step.title))
+    }
+
+    /// Lets the worker continue, and forgets the step that it was to be stopped at.
+    pub(crate) fn release(&self) {
+        self.relay()
+            .stop_at(CutPoint::BeforeEffect, Box::new(|_| false));
+        self.relay().resume();
+        // If the worker was stopped after the limit, the next pause must not take that for its own.
+        self.runtime
+            .block_on(self.relay().wait_for_stop(Duration::ZERO));
     }
 }
 

@@ -11,7 +11,7 @@ use crate::scenario::rollback::SECOND_TAG_STEP;
 use crate::scenario::text_field;
 use crate::{Result, run_command};
 
-impl BadInputStage<'_> {
+impl BadInputStage {
     pub(super) fn run_action(&mut self, action: &[String]) -> Result<()> {
         let filled: Vec<String> = action
             .iter()
@@ -113,7 +113,7 @@ impl BadInputStage<'_> {
         Ok(())
     }
 
-    fn restore_objects(&mut self) -> Result<()> {
+    pub(super) fn restore_objects(&mut self) -> Result<()> {
         for (cluster, object) in std::mem::take(&mut self.saved) {
             let file = self.write_file("saved.json", &object.to_string())?;
             // Replace an object that still exists instead of deleting it first: without its role

@@ -58,7 +58,10 @@ pub(super) fn check_least_privilege(lab: &Lab, server: &DevServer) -> Result<()>
     if unused.is_empty() && !used.is_empty() {
         return Ok(());
     }
-    Err(format!("granted and never used: {unused:?}"))
+    Err(format!(
+        "granted and never used: {unused:?}; if scenarios before this one failed or were left out, \
+         their rights are among these"
+    ))
 }
 
 /// Records the verb, group and resource of one request as used or as denied.

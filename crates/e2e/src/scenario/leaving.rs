@@ -11,8 +11,8 @@ use crate::lab::{Lab, wait_until};
 use crate::server::DevServer;
 
 /// Member that stops answering.
-const DEAD_CLUSTER: &str = "c2";
-const FORCE_REASON: &str = "its machines are gone";
+pub(super) const DEAD_CLUSTER: &str = "c2";
+pub(super) const FORCE_REASON: &str = "its machines are gone";
 /// Kinds of objects that a mesh or our account creates in a cluster.
 const LEFTOVER_KINDS: &str = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,namespaces,configmaps,secrets,serviceaccounts";
 
@@ -50,14 +50,12 @@ fn assert_nothing_left(lab: &Lab, cluster: &str, of: &[&str]) -> Result<()> {
     }
 }
 
-/// Deletes the workloads first, because a mesh with sidecars in use is not deleted, and then the
-/// mesh. Nothing of the mesh may be left in any cluster except the custom resource definitions,
-/// which belong to the cluster.
-pub(super) fn check_mesh_deletion(lab: &Lab, server: &DevServer) -> Result<()> {
-    let mesh = mesh_namespace(server)?;
+/// Deletes every namespace of workloads in the members.
+pub(super) fn delete_workloads(lab: &Lab, mesh_namespace: &str) -> Result<()> {
     for member in MEMBER_CLUSTERS {
         let kept = |name: &str| {
-            name.starts_with("kube-") || ["default", SYSTEM_NAMESPACE, &mesh].contains(&name)
+            name.starts_with("kube-")
+                || ["default", SYSTEM_NAMESPACE, mesh_namespace].contains(&name)
         };
         let all = lab.list_objects(member, &["namespaces"])?;
         let names: Vec<&str> = all
@@ -65,11 +63,22 @@ pub(super) fn check_mesh_deletion(lab: &Lab, server: &DevServer) -> Result<()> {
             .filter_map(|object| object["metadata"]["name"].as_str())
             .collect();
         let theirs: Vec<&str> = names.into_iter().filter(|name| !kept(name)).collect();
-        lab.run_kubectl(
-            member,
-            &[&["delete", "namespace"], theirs.as_slice()].concat(),
-        )?;
+        if !theirs.is_empty() {
+            lab.run_kubectl(
+                member,
+                &[&["delete", "namespace"], theirs.as_slice()].concat(),
+            )?;
+        }
     }
+    Ok(())
+}
+
+/// Deletes the workloads first, because a mesh with sidecars in use is not deleted, and then the
+/// mesh. Nothing of the mesh may be left in any cluster except the custom resource definitions,
+/// which belong to the cluster.
+pub(super) fn check_mesh_deletion(lab: &Lab, server: &DevServer) -> Result<()> {
+    let mesh = mesh_namespace(server)?;
+    delete_workloads(lab, &mesh)?;
     server.run_cli(&["mesh", "delete", "demo", "--wait"])?;
     ["c1", "c2", "hosting"]
         .iter()

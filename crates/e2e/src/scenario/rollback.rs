@@ -10,9 +10,14 @@ use crate::lab::{Lab, is_accepted, is_from_meshwright, wait_until};
 use crate::server::DevServer;
 use crate::worker::{PausableLabWorker, StepSelector};
 
-/// Stages that an upgrade is rolled back from.
-pub(crate) const ROLLBACK_STAGES: [&str; 5] =
-    ["deployed", "moved", "promoting", "rolling", "holding"];
+/// Stages that an upgrade is rolled back from, each with the title of its scenario.
+pub(super) const ROLLBACK_STAGES: [(&str, &str); 5] = [
+    ("rollback restores everything: deployed", "deployed"),
+    ("rollback restores everything: moved", "moved"),
+    ("rollback restores everything: promoting", "promoting"),
+    ("rollback restores everything: rolling", "rolling"),
+    ("rollback restores everything: holding", "holding"),
+];
 /// Workload whose pods are created again while the promotion is split. The upgrade never patched
 /// it, so the rollback has no former template to restore; it restarts the workload and leaves its
 /// stamp.

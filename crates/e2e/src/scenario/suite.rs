@@ -1,167 +1,135 @@
-//! Runs the scenarios of `tests/run` on one lab, besides the quickstart.
+//! Lists the scenarios of `tests/run` on one lab, besides the quickstart, and runs them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 
+use super::releases::{
+    CATALOGUE, NEW_IMAGE_RELEASE, PATCH_RELEASE, PATCHED_IN_PLACE, REBUILT_RELEASE,
+};
+use super::stage::SuiteStage;
+use super::start_state::{StartState, SuiteLab};
 use super::{
-    LabRelease, OLD_RELEASE, PartTimings, access, bring_up_mesh, credentials, hosting, identity,
-    in_place, least_privilege, leaving, mesh_namespace, refused, registry, rollback, sidecars,
-    twice,
+    OLD_RELEASE, access, credentials, hosting, identity, in_place, least_privilege, leaving,
+    mesh_namespace, refused, registry, rollback, sidecars, twice,
 };
 use crate::Result;
 use crate::end_state::MEMBER_CLUSTERS;
 use crate::lab::{Lab, wait_until};
+use crate::named_tests::{NamedTest, TestSelection, run_named_tests};
 use crate::server::DevServer;
-use crate::worker::PausableLabWorker;
-
-/// Patch before the newest one. It runs the newest one's istiod, which learns its version from its
-/// image only.
-const PATCH_RELEASE: LabRelease = ("1.27.8.1", "1-27-8", "lab/proxyv2:1.27.8");
-/// Newest patch in the same revision, because an upgrade in place keeps the revision's name.
-const PATCHED_IN_PLACE: LabRelease = ("1.27.9.1", "1-27-8", "lab/proxyv2:1.27.9");
-/// Another build of the newest patch with an equal proxy image.
-const REBUILT_RELEASE: LabRelease = ("1.27.9.2", "1-27-8", "lab/proxyv2:1.27.9");
-/// Another build of the newest patch with another proxy image.
-const NEW_IMAGE_RELEASE: LabRelease = ("1.27.9.3", "1-27-8", "lab/proxyv2:1.27.9-fips");
-const CATALOGUE: [(&str, &str); 5] = [
-    ("1.25.1.1", "1.25.1"),
-    ("1.27.8.1", "1.27.9"),
-    ("1.27.9.1", "1.27.9"),
-    ("1.27.9.2", "1.27.9"),
-    ("1.27.9.3@1.27.9-fips", "1.27.9"),
-];
 
 #[derive(Debug, Args)]
 pub(crate) struct SuiteOptions {
+    #[command(flatten)]
+    selection: TestSelection,
     /// Folder for all files that the run writes.
-    #[arg(long)]
+    #[arg(long, default_value = "/tmp/meshwright-scenario")]
     dir: PathBuf,
     /// Address and port that the API listens on.
     #[arg(long, default_value = "127.0.0.1:18089")]
     listen: String,
-    /// Run only the scenarios whose title contains this text; repeatable.
-    #[arg(long)]
-    only: Vec<String>,
 }
 
-/// A scenario: its title and its function.
-type NamedScenario<'a> = (String, Box<dyn Fn() -> Result<()> + 'a>);
+pub(crate) fn run_suite(options: SuiteOptions) -> ExitCode {
+    let (dir, listen) = (options.dir, options.listen);
+    let prepare = move || SuiteStage::prepare(&dir, &listen, &CATALOGUE);
+    run_named_tests(&options.selection, prepare, list_scenarios())
+}
 
-pub(crate) fn run_suite(options: &SuiteOptions) -> Result<()> {
-    let mut parts = PartTimings::new();
-    let lab = parts.run_part("start a lab", || Lab::start("scenario", 2))?;
-    let (server, worker) = parts.run_part("start Meshwright", || {
-        PausableLabWorker::start_with_server(&lab, &options.dir, &options.listen, &CATALOGUE, &[])
-    })?;
-    bring_up_mesh(&lab, &server, &mut parts)?;
-    let mut passed = 0;
-    for (title, scenario) in list_scenarios(&lab, &server, &worker, &options.dir) {
-        if !options.only.is_empty()
-            && !options
-                .only
-                .iter()
-                .any(|only| title.contains(only.as_str()))
-        {
-            continue;
-        }
-        parts.run_part(&title, scenario)?;
-        passed += 1;
-        println!("scenario passed: {title}");
-    }
-    println!("\n{passed} scenarios passed");
-    Ok(())
+/// A scenario: its title, the state that it begins with, and its check.
+fn scenario(
+    title: &'static str,
+    start: StartState,
+    check: impl FnOnce(&SuiteLab) -> Result<()> + Send + 'static,
+) -> NamedTest<SuiteStage> {
+    NamedTest::new(title, move |stage: &mut SuiteStage| {
+        stage.run_scenario(title, start, check)
+    })
 }
 
 /// Returns all scenarios in their order: the mesh stays on the old version until it leaves it for
 /// good, and then moves in place.
-fn list_scenarios<'a>(
-    lab: &'a Lab,
-    server: &'a DevServer,
-    worker: &'a PausableLabWorker,
-    dir: &'a Path,
-) -> Vec<NamedScenario<'a>> {
-    let mut all = pre_upgrade_scenarios(lab, server, dir);
-    all.extend(rollback_scenarios(lab, server, worker, dir));
-    all.extend(one_way_scenarios(lab, server, dir));
+fn list_scenarios() -> Vec<NamedTest<SuiteStage>> {
+    let mut all = pre_upgrade_scenarios();
+    all.extend(rollback_scenarios());
+    all.extend(one_way_scenarios());
     all
 }
 
 /// Scenarios in which the mesh stays on the old version while its parts are inspected, killed and
 /// renewed.
-fn pre_upgrade_scenarios<'a>(
-    lab: &'a Lab,
-    server: &'a DevServer,
-    dir: &'a Path,
-) -> Vec<NamedScenario<'a>> {
+fn pre_upgrade_scenarios() -> Vec<NamedTest<SuiteStage>> {
+    let scenario = |title, check: fn(&SuiteLab) -> Result<()>| {
+        scenario(title, StartState::Release(OLD_RELEASE), check)
+    };
     vec![
-        ("istioctl agrees with our tags".into(), Box::new(move || check_istioctl_tags(lab, server))),
-        (
-            "a hosted control plane puts nothing cluster-wide into the hosting cluster".into(),
-            Box::new(move || check_nothing_cluster_wide(lab)),
+        scenario("istioctl agrees with our tags", |on| {
+            check_istioctl_tags(&on.lab, &on.server)
+        }),
+        scenario(
+            "a hosted control plane puts nothing cluster-wide into the hosting cluster",
+            |on| check_nothing_cluster_wide(&on.lab),
         ),
-        (
-            "the mesh's namespace in the hosting cluster is restricted, counted and closed".into(),
-            Box::new(move || hosting::check_namespace_limits(lab, server)),
+        scenario(
+            "the mesh's namespace in the hosting cluster is restricted, counted and closed",
+            |on| hosting::check_namespace_limits(&on.lab, &on.server),
         ),
-        (
-            "a canary begins with the switches that its mesh has".into(),
-            Box::new(move || hosting::check_canary_keeps_env(lab, server)),
+        scenario(
+            "a canary begins with the switches that its mesh has",
+            |on| hosting::check_canary_keeps_env(&on.lab, &on.server),
         ),
-        (
-            "in place across two minors a mesh keeps its switches, and on the way back".into(),
-            Box::new(move || hosting::check_in_place_keeps_env(lab, server)),
+        scenario(
+            "in place across two minors a mesh keeps its switches, and on the way back",
+            |on| hosting::check_in_place_keeps_env(&on.lab, &on.server),
         ),
-        (
-            "keys, labels, tenants and the audit log by the command line".into(),
-            Box::new(move || access::check_command_line(server, dir)),
+        scenario(
+            "keys, labels, tenants and the audit log by the command line",
+            |on| access::check_command_line(&on.server, &on.dir),
         ),
-        (
-            "a cluster's own accounts log in with its tokens, as far as they were granted it".into(),
-            Box::new(move || identity::check_account_login(lab, server, dir)),
+        scenario(
+            "a cluster's own accounts log in with its tokens, as far as they were granted it",
+            |on| identity::check_account_login(&on.lab, &on.server, &on.dir),
         ),
-        (
-            "a cluster is registered once, whichever tenant comes second".into(),
-            Box::new(move || twice::check_second_registration(lab, server, dir)),
+        scenario(
+            "a cluster is registered once, whichever tenant comes second",
+            |on| twice::check_second_registration(&on.lab, &on.server, &on.dir),
         ),
-        (
-            "a release comes from a registry, and is withdrawn".into(),
-            Box::new(move || registry::check_registry_import(lab, server, dir)),
+        scenario("a release comes from a registry, and is withdrawn", |on| {
+            registry::check_registry_import(&on.lab, &on.server, &on.dir)
+        }),
+        scenario("a killed istiod is started again", |on| {
+            check_istiod_restart(&on.lab, &on.server)
+        }),
+        scenario(
+            "credentials are renewed without a restart, and the former ones are dead",
+            |on| credentials::check_renewal(&on.lab, &on.server),
         ),
-        ("a killed istiod is started again".into(), Box::new(move || check_istiod_restart(lab, server))),
-        (
-            "credentials are renewed without a restart, and the former ones are dead".into(),
-            Box::new(move || credentials::check_renewal(lab, server)),
+        scenario(
+            "a revoked credential is shown, left alone, and replaced",
+            |on| credentials::check_revocation(&on.lab, &on.server),
         ),
-        (
-            "a revoked credential is shown, left alone, and replaced".into(),
-            Box::new(move || credentials::check_revocation(lab, server)),
-        ),
-        (
-            "a member's new authority reaches the control planes, restarted only where they need it".into(),
-            Box::new(move || credentials::check_new_authority(lab, server, dir)),
+        scenario(
+            "a member's new authority reaches the control planes, restarted only where they need it",
+            |on| credentials::check_new_authority(&on.lab, &on.server, &on.dir),
         ),
     ]
 }
 
 /// Scenarios in which the mesh leaves the old version and is rolled back to it.
-fn rollback_scenarios<'a>(
-    lab: &'a Lab,
-    server: &'a DevServer,
-    worker: &'a PausableLabWorker,
-    dir: &'a Path,
-) -> impl Iterator<Item = NamedScenario<'a>> {
-    let from = move |stage| -> NamedScenario<'a> {
-        let title = format!("rollback restores everything: {stage}");
-        (
-            title,
-            Box::new(move || rollback::check_rollback_from(lab, server, worker, stage)),
-        )
+fn rollback_scenarios() -> impl Iterator<Item = NamedTest<SuiteStage>> {
+    let start = StartState::Release(OLD_RELEASE);
+    let from = move |(title, stage)| {
+        scenario(title, start, move |on| {
+            rollback::check_rollback_from(&on.lab, &on.server, &on.worker, stage)
+        })
     };
-    let refused: NamedScenario<'a> = (
-        "rollback restores everything: one object refused by a policy".into(),
-        Box::new(move || refused::check_rollback_after_refusal(lab, server, dir)),
+    let refused = scenario(
+        "rollback restores everything: one object refused by a policy",
+        start,
+        |on| refused::check_rollback_after_refusal(&on.lab, &on.server, &on.dir),
     );
     rollback::ROLLBACK_STAGES
         .into_iter()
@@ -170,46 +138,51 @@ fn rollback_scenarios<'a>(
 }
 
 /// Scenarios in which the mesh leaves the old version for good, moves in place and is deleted.
-fn one_way_scenarios<'a>(
-    lab: &'a Lab,
-    server: &'a DevServer,
-    dir: &'a Path,
-) -> Vec<NamedScenario<'a>> {
+fn one_way_scenarios() -> Vec<NamedTest<SuiteStage>> {
     vec![
-        (
-            "holding ends with one call, but not while an Envoy is left behind".into(),
-            Box::new(move || sidecars::check_left_behind(lab, server, dir, PATCH_RELEASE)),
+        scenario(
+            "holding ends with one call, but not while an Envoy is left behind",
+            StartState::Release(OLD_RELEASE),
+            |on| sidecars::check_left_behind(&on.lab, &on.server, &on.dir, PATCH_RELEASE),
         ),
-        (
-            "in place across a patch: one restart each, and the old label still injects".into(),
-            Box::new(move || {
-                in_place::check_in_place_upgrade(lab, server, PATCHED_IN_PLACE, 1)?;
-                in_place::check_injection_labels(lab, &["1-27-8", "1-27-9"], PATCHED_IN_PLACE.1)
-            }),
+        scenario(
+            "in place across a patch: one restart each, and the old label still injects",
+            StartState::Release(PATCH_RELEASE),
+            |on| {
+                in_place::check_in_place_upgrade(&on.lab, &on.server, PATCHED_IN_PLACE, 1)?;
+                let labels = ["1-27-8", "1-27-9"];
+                in_place::check_injection_labels(&on.lab, &labels, PATCHED_IN_PLACE.1)
+            },
         ),
-        (
-            "in place with an equal proxy image restarts nothing".into(),
-            Box::new(move || in_place::check_in_place_upgrade(lab, server, REBUILT_RELEASE, 0)),
+        scenario(
+            "in place with an equal proxy image restarts nothing",
+            StartState::Release(PATCHED_IN_PLACE),
+            |on| in_place::check_in_place_upgrade(&on.lab, &on.server, REBUILT_RELEASE, 0),
         ),
-        (
-            "in place with another proxy image restarts everything once".into(),
-            Box::new(move || in_place::check_in_place_upgrade(lab, server, NEW_IMAGE_RELEASE, 1)),
+        scenario(
+            "in place with another proxy image restarts everything once",
+            StartState::Release(REBUILT_RELEASE),
+            |on| in_place::check_in_place_upgrade(&on.lab, &on.server, NEW_IMAGE_RELEASE, 1),
         ),
-        (
-            "a deleted mesh leaves nothing behind".into(),
-            Box::new(move || leaving::check_mesh_deletion(lab, server)),
+        scenario(
+            "a deleted mesh leaves nothing behind",
+            StartState::Mesh,
+            |on| leaving::check_mesh_deletion(&on.lab, &on.server),
         ),
-        (
-            "our account may do what it did, and nothing else".into(),
-            Box::new(move || least_privilege::check_least_privilege(lab, server)),
+        scenario(
+            "our account may do what it did, and nothing else",
+            StartState::Any,
+            |on| least_privilege::check_least_privilege(&on.lab, &on.server),
         ),
-        (
-            "a dead member is left behind by force, and what stays in it is listed".into(),
-            Box::new(move || leaving::check_forced_deletion(lab, server)),
+        scenario(
+            "a dead member is left behind by force, and what stays in it is listed",
+            StartState::NoMesh,
+            |on| leaving::check_forced_deletion(&on.lab, &on.server),
         ),
-        (
-            "a deregistered cluster keeps nothing of ours".into(),
-            Box::new(move || leaving::check_deregistration(lab, server)),
+        scenario(
+            "a deregistered cluster keeps nothing of ours",
+            StartState::OneCluster,
+            |on| leaving::check_deregistration(&on.lab, &on.server),
         ),
     ]
 }
