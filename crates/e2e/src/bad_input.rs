@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use serde::Deserialize;
 use serde_json::Value;
@@ -94,10 +95,8 @@ struct KubeconfigChange {
 const END_TEST: &str = "nothing of a refused version is left";
 
 pub(crate) fn run(options: Options) -> Result<ExitCode> {
-    let text =
-        std::fs::read_to_string("tests/bad-input.toml").map_err(|error| error.to_string())?;
-    let file: BadInputFile =
-        toml::from_str(&text).map_err(|error| format!("tests/bad-input.toml: {error}"))?;
+    let text = std::fs::read_to_string("tests/bad-input.toml")?;
+    let file: BadInputFile = toml::from_str(&text).context("tests/bad-input.toml")?;
     let begins = |row: &BadInputRow| {
         options
             .from
@@ -171,7 +170,7 @@ impl BadInputStage {
                 .map(|()| String::new())
         };
         let ran = ready.and_then(|note| {
-            catch_panic(|| self.run_row(row)).map_err(|error| format!("{error}{note}"))
+            catch_panic(|| self.run_row(row)).map_err(|error| anyhow!("{error:#}{note}"))
         });
         self.last_row = Some((row.input.clone(), ran.is_ok()));
         if ran.is_err() {
@@ -190,7 +189,7 @@ impl BadInputStage {
             Some((last, false)) if last == before => {
                 Ok(format!("\nThis row continues \"{before}\", which failed."))
             }
-            _ => Err(format!(
+            _ => Err(anyhow!(
                 "this row continues \"{before}\", which did not run: select both, or use --from"
             )),
         }
@@ -224,7 +223,7 @@ impl BadInputStage {
         match (&verdict, cleaned) {
             (Ok(_), cleaned) => cleaned?,
             (Err(error), Err(after)) => {
-                return Err(format!("{error}\nIt was not cleaned up either: {after}"));
+                bail!("{error:#}\nIt was not cleaned up either: {after:#}");
             }
             (Err(_), Ok(())) => {}
         }
@@ -250,24 +249,22 @@ impl BadInputStage {
     }
 
     fn check_answer(&self, row: &BadInputRow, answer: Result<String>) -> Result<String> {
+        let answer = answer.map_err(|said| said.to_string());
         let (code, said) = match (&row.code, &row.ok, answer) {
             (Some(code), None, Err(said)) if said.contains(&format!("({code})")) => (code, said),
             (Some(code), None, answer) => {
-                return Err(format!("{code} was expected, not {answer:?}"));
+                bail!("{code} was expected, not {answer:?}");
             }
             (None, Some(wanted), Ok(_)) => {
                 let state = text_field(&self.latest_upgrade()?, "state")?;
                 return if state == *wanted {
                     Ok(state)
                 } else {
-                    Err(format!("it is {state}, not {wanted}"))
+                    Err(anyhow!("it is {state}, not {wanted}"))
                 };
             }
             (_, _, answer) => {
-                return Err(format!(
-                    "an end in {:?} was expected, not {answer:?}",
-                    row.ok
-                ));
+                bail!("an end in {:?} was expected, not {answer:?}", row.ok);
             }
         };
         let said = said
@@ -278,7 +275,7 @@ impl BadInputStage {
             .as_ref()
             .filter(|wanted| !said.contains(wanted.as_str()))
         {
-            return Err(format!("{wanted:?} is not in: {said}"));
+            bail!("{wanted:?} is not in: {said}");
         }
         // The hint is on a line of its own, after the line that ends with the code.
         let hint = said
@@ -288,7 +285,7 @@ impl BadInputStage {
         if hint.is_some() {
             Ok(said)
         } else {
-            Err(format!("it does not say what to do: {said}"))
+            Err(anyhow!("it does not say what to do: {said}"))
         }
     }
 
@@ -327,8 +324,7 @@ impl BadInputStage {
         let broken = self.dir.join("broken-charts");
         run_command(Command::new("cp").arg("-r").arg(&charts).arg(&broken))?;
         let template = broken.join("istiod").join("templates").join("broken.yaml");
-        std::fs::write(template, "{{ fail \"this chart is broken\" }}\n")
-            .map_err(|error| error.to_string())?;
+        std::fs::write(template, "{{ fail \"this chart is broken\" }}\n")?;
         self.server
             .import_release("1.27.6.1", &broken.display().to_string(), &[])?;
         self.server
@@ -340,7 +336,7 @@ impl BadInputStage {
             return Ok(String::new());
         };
         let path = self.lab.kubeconfig_path("c3")?;
-        let mut text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+        let mut text = std::fs::read_to_string(path)?;
         if let Some(server) = &change.server {
             text = text.replace("https://10.3.0.1:6443", server);
         }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -162,7 +163,7 @@ fn deploy_workloads(lab: &Lab, server: &DevServer, options: &RolloutOptions) -> 
         );
     }
     let file = options.dir.join("load.yaml");
-    std::fs::write(&file, manifest).map_err(|error| error.to_string())?;
+    std::fs::write(&file, manifest)?;
     lab.run_kubectl("c1", &["apply", "-f", &file.display().to_string()])?;
     wait_until("every workload is ready", ROLLOUT_TIMEOUT, || {
         all_ready(lab, options.workloads)
@@ -204,11 +205,11 @@ fn measure_upgrade(lab: &Lab, server: &DevServer, build: usize) -> Result<Rollou
     let roll = all.find(|operation| {
         operation["upgrade_id"] == upgrade.as_str() && operation["kind"] == "roll"
     });
-    let roll = roll.ok_or("the upgrade has no roll-out")?;
+    let roll = roll.context("the upgrade has no roll-out")?;
     let time = |key: &str| {
         text_field(roll, key)?
             .parse::<Timestamp>()
-            .map_err(|error| error.to_string())
+            .map_err(anyhow::Error::from)
     };
     let (begun, ended) = (time("created_at")?, time("ended_at")?);
     let inside = |entry: &Value| {
@@ -223,7 +224,7 @@ fn measure_upgrade(lab: &Lab, server: &DevServer, build: usize) -> Result<Rollou
         .filter(|entry| crate::lab::is_from_meshwright(entry) && inside(entry))
         .count();
     if requests == 0 {
-        return Err("the audit log shows nothing of the roll-out".into());
+        bail!("the audit log shows nothing of the roll-out");
     }
     Ok(RolloutSample {
         seconds: ended.duration_since(begun).as_secs_f64(),

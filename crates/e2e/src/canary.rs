@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
 use meshwright_model::Clock;
 use meshwright_model::access::Role;
@@ -41,19 +42,17 @@ const SECRET_MARKER: &str = "CANARYzq7secretzq7CANARY";
 const PLAIN_MARKER: &str = "canaryzq7plainzq7canary";
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let scratch = tempfile::tempdir()?;
     let postgres = database::start_migrated_postgres(scratch.path())?;
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Runtime::new()?;
     let [api_log, worker_log] = ["api.log", "worker.log"].map(|name| scratch.path().join(name));
     let url = |role: &str| postgres.url(role, database::DATABASE_NAME);
     let secret = scratch.path().join("secret");
-    std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
-    let owner = runtime
-        .block_on(prepare_database(&url("mw_worker")))
-        .map_err(|error| error.to_string())?;
+    std::fs::write(&secret, "07".repeat(32))?;
+    let owner = runtime.block_on(prepare_database(&url("mw_worker")))?;
     let peers = runtime.block_on(Peers::start())?;
     let authority = scratch.path().join("authority.pem");
-    std::fs::write(&authority, &peers.ca_pem).map_err(|error| error.to_string())?;
+    std::fs::write(&authority, &peers.ca_pem)?;
     let [api_metrics, worker_metrics] = [free_address()?, free_address()?];
     let telemetry = |metrics: &str| {
         vec![
@@ -90,7 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // Give the worker time for the operations that were accepted last.
     std::thread::sleep(Duration::from_secs(5));
     let metrics = runtime.block_on(async {
-        Ok::<_, String>([
+        Ok::<_, anyhow::Error>([
             scrape_metrics(&api_metrics).await?,
             scrape_metrics(&worker_metrics).await?,
         ])
@@ -110,7 +109,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for (title, path) in places {
         haystacks.push((
             title.into(),
-            std::fs::read(path).map_err(|error| format!("{title}: {error}"))?,
+            std::fs::read(path).with_context(|| title.to_owned())?,
         ));
     }
     read_files_below(&data, &mut haystacks)?;
@@ -154,14 +153,8 @@ fn dump_database(database: &str, dump: &Path) -> Result<()> {
 }
 
 async fn scrape_metrics(address: &str) -> Result<Vec<u8>> {
-    let answer = reqwest::get(format!("http://{address}/metrics"))
-        .await
-        .map_err(|error| error.to_string())?;
-    Ok(answer
-        .bytes()
-        .await
-        .map_err(|error| error.to_string())?
-        .to_vec())
+    let answer = reqwest::get(format!("http://{address}/metrics")).await?;
+    Ok(answer.bytes().await?.to_vec())
 }
 
 /// Starts a worker that logs at the level `trace`. It is killed when the returned process is
@@ -172,7 +165,7 @@ fn start_worker(
     log: &Path,
     telemetry: Vec<(&'static str, String)>,
 ) -> Result<ChildProcess> {
-    let log = std::fs::File::create(log).map_err(|error| error.to_string())?;
+    let log = std::fs::File::create(log)?;
     let mut run = Command::new(SERVER_BINARY);
     run.args([
         "work",

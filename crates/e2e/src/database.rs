@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use meshwright_store::{Sealer, Store};
 
@@ -13,18 +14,15 @@ pub(crate) const DATABASE_NAME: &str = "fresh";
 /// Returns the path of a program, such as `psql`, of the Postgres installation that was found.
 pub(crate) fn postgres_program(name: &str) -> Result<PathBuf> {
     let bin = meshwright_store::embedded_postgres::find_postgres_binaries()
-        .ok_or("there is no Postgres")?;
+        .context("there is no Postgres")?;
     Ok(bin.join(name))
 }
 
 /// Starts a private Postgres with an empty database of the current schema.
 pub(crate) fn start_migrated_postgres(scratch: &Path) -> Result<EmbeddedPostgres> {
-    let postgres =
-        EmbeddedPostgres::start(&scratch.join("postgres")).map_err(|error| error.to_string())?;
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    runtime
-        .block_on(migrate_database(&postgres))
-        .map_err(|error| error.to_string())?;
+    let postgres = EmbeddedPostgres::start(&scratch.join("postgres"))?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(migrate_database(&postgres))?;
     Ok(postgres)
 }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use crate::Result;
@@ -59,15 +60,13 @@ pub(crate) fn assert_sidecars(lab: &Lab, revision: &str, image: &str) -> Result<
             let carried = text_at(&pod, "/metadata/annotations/istio.io~1rev");
             let meshed = MESHED_NAMESPACES.contains(&namespace);
             if !meshed && !carried.is_empty() {
-                return Err(format!("{name} carries a sidecar of {carried}"));
+                bail!("{name} carries a sidecar of {carried}");
             }
             if meshed && carried != revision {
-                return Err(format!(
-                    "{name} carries {carried:?} where {revision} is wanted"
-                ));
+                bail!("{name} carries {carried:?} where {revision} is wanted");
             }
             if meshed && !pod["spec"].to_string().contains(&format!("\"{image}\"")) {
-                return Err(format!("{name} does not run {image}"));
+                bail!("{name} does not run {image}");
             }
             count += usize::from(meshed);
         }
@@ -89,10 +88,7 @@ pub(crate) fn assert_revision_gone(lab: &Lab, revision: &str) -> Result<()> {
             if name.contains(revision)
                 || text_at(&object, "/metadata/labels/istio.io~1rev") == revision
             {
-                return Err(format!(
-                    "{} {name} is left in {cluster}",
-                    text_at(&object, "/kind")
-                ));
+                bail!("{} {name} is left in {cluster}", text_at(&object, "/kind"));
             }
         }
     }
@@ -105,8 +101,7 @@ pub(crate) fn restarts_per_workload(lab: &Lab) -> Result<BTreeMap<String, usize>
     let mut counts = BTreeMap::new();
     for member in MEMBER_CLUSTERS {
         let log = lab.kubeconfig_path(member)?.with_file_name("audit.log");
-        let log =
-            std::fs::read_to_string(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        let log = std::fs::read_to_string(&log).with_context(|| log.display().to_string())?;
         for line in log
             .lines()
             .filter(|line| line.contains("meshwright.dev/restart"))

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use meshwright_model::Clock;
 use meshwright_model::access::Role;
@@ -64,34 +65,32 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "{}",
         run_command(Command::new(SCHEMATHESIS_PROGRAM).arg("--version"))?.trim()
     );
-    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let scratch = tempfile::tempdir()?;
     let dir = options
         .dir
         .clone()
         .unwrap_or_else(|| scratch.path().to_owned());
-    std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
+    std::fs::create_dir_all(&dir)?;
     let (cases, failures) = fuzz_all_roles(options, Path::new(SERVER_BINARY), &dir)?;
     println!("{}", json!({ "cases": cases, "failures": failures.len() }));
     if failures.is_empty() {
         Ok(())
     } else {
-        Err(failures.join("\n"))
+        bail!(failures.join("\n"))
     }
 }
 
 /// Runs turns of one round for each role until there are enough cases or something was found.
 /// Returns the number of cases and the failures.
 fn fuzz_all_roles(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<String>)> {
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Runtime::new()?;
     let secret = dir.join("secret");
-    std::fs::write(&secret, "2a".repeat(32)).map_err(|error| error.to_string())?;
+    std::fs::write(&secret, "2a".repeat(32))?;
     let (mut cases, mut failures) = (0, Vec::new());
     let mut turn = 0_u64;
     while cases < options.cases && failures.is_empty() {
         for whom in ROLES {
-            let (fleet, key) = runtime
-                .block_on(prepare_fleet(whom))
-                .map_err(|error| error.to_string())?;
+            let (fleet, key) = runtime.block_on(prepare_fleet(whom))?;
             let working = BackgroundWorker::start(&runtime, &fleet);
             let config = ApiProcessConfig::new(&fleet.db.url("mw_api"), &secret);
             let (program, log) = (server.to_owned(), Some(dir.join("api.log")));
@@ -149,7 +148,7 @@ impl Drop for BackgroundWorker<'_> {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(Err(error)) = self.work.take().map(|work| self.runtime.block_on(work)) {
-            eprintln!("e2e: the worker did not end well: {error}");
+            eprintln!("e2e: the worker did not end well: {error:#}");
         }
     }
 }
@@ -190,15 +189,11 @@ async fn check_key_still_valid(api: &ApiProcess, round: &Round) -> Result<()> {
     let request = reqwest::Client::new()
         .get(format!("http://{}/v1/releases", api.address))
         .bearer_auth(&round.key);
-    let status = request
-        .send()
-        .await
-        .map_err(|error| error.to_string())?
-        .status();
+    let status = request.send().await?.status();
     if status.is_success() {
         Ok(())
     } else {
-        Err(format!(
+        Err(anyhow!(
             "{}: the key of the round was refused: {status}",
             round.title
         ))
@@ -245,7 +240,7 @@ fn run_round(
             dir,
         )?;
         if count == 0 {
-            return Err(format!("{}: a run without a case", round.title));
+            bail!("{}: a run without a case", round.title);
         }
         failures.extend(found);
         (gone, run) = (gone + count, run + 1);
@@ -263,16 +258,14 @@ fn run_schemathesis(
     (most, seed): (usize, u64),
     dir: &Path,
 ) -> Result<(usize, Option<String>)> {
-    let dir = dir.canonicalize().map_err(|error| error.to_string())?;
+    let dir = dir.canonicalize()?;
     // Schemathesis keeps notes in its working directory, so it runs in the round's folder and needs
     // absolute paths.
-    let here = std::env::current_dir().map_err(|error| error.to_string())?;
-    let same =
-        std::fs::read_to_string(BASE_CONFIG).map_err(|error| format!("{BASE_CONFIG}: {error}"))?;
+    let here = std::env::current_dir()?;
+    let same = std::fs::read_to_string(BASE_CONFIG).with_context(|| BASE_CONFIG.to_owned())?;
     let settings = format!("{same}\n[parameters]\n{}", given.settings);
-    std::fs::write(dir.join(ROUND_CONFIG_FILE), settings).map_err(|error| error.to_string())?;
-    std::fs::write(dir.join(DOCUMENT_FILE), given.document.to_string())
-        .map_err(|error| error.to_string())?;
+    std::fs::write(dir.join(ROUND_CONFIG_FILE), settings)?;
+    std::fs::write(dir.join(DOCUMENT_FILE), given.document.to_string())?;
     let report = dir.join(format!("{}-{seed}-{phases}.json", round.title));
     let mut run = Command::new(here.join(SCHEMATHESIS_PROGRAM));
     run.current_dir(&dir)
@@ -293,13 +286,13 @@ fn run_schemathesis(
         .arg(&report);
     run.env("MESHWRIGHT_FUZZ_KEY", &round.key)
         .env("NO_COLOR", "1");
-    let out = run.output().map_err(|error| error.to_string())?;
+    let out = run.output()?;
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    let text = std::fs::read_to_string(&report).map_err(|error| format!("{error}: {said}"))?;
-    let report: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let text = std::fs::read_to_string(&report).map_err(|error| anyhow!("{error:#}: {said}"))?;
+    let report: Value = serde_json::from_str(&text)?;
     let count = report["test_cases"]["generated"]
         .as_u64()
         .and_then(|count| usize::try_from(count).ok());
-    let count = count.ok_or("the report does not say how many cases there were")?;
+    let count = count.context("the report does not say how many cases there were")?;
     Ok((count, (!out.status.success()).then_some(said)))
 }

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use anyhow::{Context as _, anyhow, bail};
 use meshwright_store::embedded_postgres::EmbeddedPostgres;
 
 use crate::named_tests::{NamedTest, TestSelection, run_named_tests};
@@ -39,10 +40,14 @@ pub(crate) fn run(selection: &TestSelection) -> ExitCode {
             let (copy, database) = stage.forgetful_sources()?;
             // The tests must fail for the expected reason.
             match run_isolation_tests(&copy, &target, Some("queries"), Some(&database)) {
-                Err(said) if said.contains("nothing_of_another_tenant_is_seen_or_changed") => {
+                Err(said)
+                    if said
+                        .to_string()
+                        .contains("nothing_of_another_tenant_is_seen_or_changed") =>
+                {
                     Ok(())
                 }
-                other => Err(format!(
+                other => Err(anyhow!(
                     "without either wall the isolation tests must fail, and said: {other:?}"
                 )),
             }
@@ -61,10 +66,10 @@ struct IsolationStage {
 
 impl IsolationStage {
     fn prepare() -> Result<Self> {
-        let here = std::env::current_dir().map_err(|error| error.to_string())?;
+        let here = std::env::current_dir()?;
         Ok(Self {
             postgres: None,
-            scratch: tempfile::tempdir().map_err(|error| error.to_string())?,
+            scratch: tempfile::tempdir()?,
             target: here.join("target"),
         })
     }
@@ -79,9 +84,7 @@ impl IsolationStage {
             copy_sources(&copy)?;
             let removed = remove_tenant_filters(&copy.join(STORE_SOURCES))?;
             if removed < MIN_FILTERS {
-                return Err(format!(
-                    "only {removed} filters were found in {STORE_SOURCES}"
-                ));
+                bail!("only {removed} filters were found in {STORE_SOURCES}");
             }
             database::start_migrated_postgres(self.scratch.path())?
         };
@@ -133,7 +136,7 @@ pub(crate) fn copy_sources(to: &Path) -> Result<()> {
             .parent()
             .map_or(Ok(()), std::fs::create_dir_all)
             .and_then(|()| std::fs::copy(file, &new));
-        made.map_err(|error| format!("{file}: {error}"))?;
+        made.with_context(|| file.to_owned())?;
     }
     Ok(())
 }
@@ -141,11 +144,10 @@ pub(crate) fn copy_sources(to: &Path) -> Result<()> {
 /// Removes the filter by tenant from every query, and returns the number of filters. The parameter
 /// stays in use, so that the other parameters keep their numbers.
 fn remove_tenant_filters(folder: &Path) -> Result<usize> {
-    let entries =
-        std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     let mut removed = 0;
     for entry in entries {
-        let path = entry.map_err(|error| error.to_string())?.path();
+        let path = entry?.path();
         if path.is_dir() {
             removed += remove_tenant_filters(&path)?;
             continue;
@@ -153,9 +155,9 @@ fn remove_tenant_filters(folder: &Path) -> Result<usize> {
         if path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
-        let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+        let text = std::fs::read_to_string(&path)?;
         let (changed, count) = replace_tenant_filters(&text);
-        std::fs::write(&path, changed).map_err(|error| error.to_string())?;
+        std::fs::write(&path, changed)?;
         removed += count;
     }
     Ok(removed)

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 use std::path::Path;
 
+use anyhow::{Context as _, anyhow};
 use meshwright_model::injection::{
     Injection, Injector, NamespaceLabels, NoInjection, PodLabels, injected_by,
 };
@@ -40,7 +41,7 @@ pub(crate) fn print_verdict(file: &Path) -> Result<()> {
         println!("{} events, no breach", judge.events);
         return Ok(());
     }
-    Err(format!(
+    Err(anyhow!(
         "{} events, {} breaches:\n{}",
         judge.events,
         judge.breaches.len(),
@@ -49,13 +50,12 @@ pub(crate) fn print_verdict(file: &Path) -> Result<()> {
 }
 
 pub(crate) fn judge_recording(file: &Path) -> Result<AvailabilityJudge> {
-    let opened =
-        std::fs::File::open(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let opened = std::fs::File::open(file).with_context(|| file.display().to_string())?;
     let mut judge = AvailabilityJudge::default();
     for line in std::io::BufReader::new(opened).lines() {
-        let line = line.map_err(|error| error.to_string())?;
-        let event: Value = serde_json::from_str(&line)
-            .map_err(|error| format!("event {}: {error}", judge.events + 1))?;
+        let line = line?;
+        let event: Value =
+            serde_json::from_str(&line).with_context(|| format!("event {}", judge.events + 1))?;
         judge.observe_event(&event);
     }
     Ok(judge)

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use serde_json::json;
 
@@ -103,7 +104,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "--example",
         "kubeconfigs",
     ]))?;
-    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let dir = tempfile::tempdir()?;
     let general = trace_loader(dir.path(), "general", GENERAL_SEEDS)?;
     let classes: BTreeSet<&str> = general
         .iter()
@@ -143,12 +144,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     });
     println!("{totals}");
     if fell.len() * 100 < classes.len() * MIN_HARMED_PERCENT {
-        return Err("the corpus is dead: a general loader falls for too little of it".into());
+        bail!("the corpus is dead: a general loader falls for too little of it");
     }
     if faults.is_empty() {
         Ok(())
     } else {
-        Err(format!("{} faults", faults.len()))
+        Err(anyhow!("{} faults", faults.len()))
     }
 }
 
@@ -186,7 +187,7 @@ fn trace_loader(dir: &Path, subject: &str, seeds: usize) -> Result<Vec<InputTrac
         ]);
     }
     run_command(&mut run)?;
-    let bytes = std::fs::read(&log).map_err(|error| error.to_string())?;
+    let bytes = std::fs::read(&log)?;
     parse_trace(&String::from_utf8_lossy(&bytes))
 }
 
@@ -210,7 +211,7 @@ fn parse_trace(log: &str) -> Result<Vec<InputTrace>> {
                     });
                 }
                 (Some("end"), Some(number), Some(verdict), None) => {
-                    let at = open.remove(number).ok_or("an end without a beginning")?;
+                    let at = open.remove(number).context("an end without a beginning")?;
                     verdict.clone_into(&mut all[at].verdict);
                 }
                 _ => {}
@@ -222,7 +223,7 @@ fn parse_trace(log: &str) -> Result<Vec<InputTrace>> {
     if open.is_empty() && !all.is_empty() {
         Ok(all)
     } else {
-        Err("the tracer's log ends in the middle".into())
+        Err(anyhow!("the tracer's log ends in the middle"))
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use crate::{Result, run_command};
@@ -40,10 +41,7 @@ pub(crate) fn wait_until<T>(
             return Ok(answer);
         }
         if start.elapsed() > limit {
-            return Err(format!(
-                "gave up after {} s waiting until {what}",
-                limit.as_secs()
-            ));
+            bail!("gave up after {} s waiting until {what}", limit.as_secs());
         }
         std::thread::sleep(Duration::from_millis(300));
     }
@@ -63,11 +61,11 @@ impl Lab {
             .arg(users.to_string())
             .args(later)
             .status();
-        if !started.map_err(|error| error.to_string())?.success() {
-            return Err("the lab did not start".into());
+        if !started?.success() {
+            bail!("the lab did not start");
         }
         let state = run_command(lab_command(name, "status").args(["-o", "json"]))?;
-        let state = serde_json::from_str(&state).map_err(|error| error.to_string())?;
+        let state = serde_json::from_str(&state)?;
         Ok(Self {
             name: name.into(),
             state,
@@ -85,7 +83,7 @@ impl Lab {
             .pointer(pointer)
             .and_then(Value::as_str)
             .map(str::to_owned)
-            .ok_or_else(|| format!("the lab does not say {pointer}"))
+            .with_context(|| format!("the lab does not say {pointer}"))
     }
 
     pub(crate) fn kubeconfig_path(&self, cluster: &str) -> Result<PathBuf> {
@@ -99,7 +97,7 @@ impl Lab {
             .and_then(|known| known["kubeconfig"].as_str());
         found
             .map(PathBuf::from)
-            .ok_or_else(|| format!("the lab has no cluster {cluster}"))
+            .with_context(|| format!("the lab has no cluster {cluster}"))
     }
 
     pub(crate) fn run_kubectl(&self, cluster: &str, arguments: &[&str]) -> Result<String> {
@@ -119,7 +117,7 @@ impl Lab {
         let read = |cluster: &&str| {
             let text = self.run_kubectl(cluster, &["config", "view", "--raw", "-o", field])?;
             let bytes = base64::engine::general_purpose::STANDARD.decode(text.trim());
-            Ok(String::from_utf8_lossy(&bytes.map_err(|error| error.to_string())?).into_owned())
+            Ok(String::from_utf8_lossy(&bytes?).into_owned())
         };
         clusters.iter().map(read).collect()
     }
@@ -132,7 +130,7 @@ impl Lab {
             .and_then(|release| release["istioctl"].as_str());
         let mut run = lab_command(&self.name, "exec");
         run.arg("--")
-            .arg(newest.ok_or("the lab has no istioctl")?)
+            .arg(newest.context("the lab has no istioctl")?)
             .args(["istioctl", "--kubeconfig"]);
         run_command(run.arg(self.kubeconfig_path(cluster)?).args(arguments))
     }
@@ -150,7 +148,7 @@ impl Lab {
 
     pub(crate) fn list_objects(&self, cluster: &str, what: &[&str]) -> Result<Vec<Value>> {
         let text = self.run_kubectl(cluster, &[&["get", "-o", "json"], what].concat())?;
-        let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let list: Value = serde_json::from_str(&text)?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
 
@@ -163,13 +161,13 @@ impl Lab {
 
     /// Starts to record every watch event into a file.
     pub(crate) fn start_recording(&self, file: &Path) -> Result<Recorder> {
-        let out = File::create(file).map_err(|error| error.to_string())?;
-        let errors = File::create(file.with_extension("err")).map_err(|error| error.to_string())?;
+        let out = File::create(file)?;
+        let errors = File::create(file.with_extension("err"))?;
         let process = lab_command(&self.name, "record")
             .stdout(out)
             .stderr(errors)
             .spawn();
-        process.map(Recorder).map_err(|error| error.to_string())
+        Ok(Recorder(process?))
     }
 
     /// Starts to build programs in the background. Output is shown only if the build fails.
@@ -179,9 +177,7 @@ impl Lab {
             .args(programs)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        run.spawn()
-            .map(ProgramBuild)
-            .map_err(|error| error.to_string())
+        Ok(ProgramBuild(run.spawn()?))
     }
 
     /// Returns a command that runs inside the lab's network; the address in `listen` is reachable
@@ -207,9 +203,7 @@ impl Lab {
     /// Opens the audit log of a cluster's API server; entries from now on are read.
     pub(crate) fn tail_audit_log(&self, cluster: &str) -> Result<AuditLogTail> {
         let path = self.kubeconfig_path(cluster)?.with_file_name("audit.log");
-        let offset = std::fs::metadata(&path)
-            .map_err(|error| error.to_string())?
-            .len();
+        let offset = std::fs::metadata(&path)?.len();
         Ok(AuditLogTail { path, offset })
     }
 
@@ -225,7 +219,7 @@ impl Lab {
             .and_then(|known| known["charts"].as_str());
         found
             .map(str::to_owned)
-            .ok_or_else(|| format!("the lab has no charts of {version}"))
+            .with_context(|| format!("the lab has no charts of {version}"))
     }
 }
 
@@ -238,7 +232,7 @@ pub(crate) struct StoppedProcess<'a> {
 impl Drop for StoppedProcess<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.lab.signal_process(self.process, "CONT") {
-            eprintln!("e2e: {error}");
+            eprintln!("e2e: {error:#}");
         }
     }
 }
@@ -248,14 +242,11 @@ pub(crate) struct ProgramBuild(Child);
 
 impl ProgramBuild {
     pub(crate) fn wait_for_build(self) -> Result<()> {
-        let out = self
-            .0
-            .wait_with_output()
-            .map_err(|error| error.to_string())?;
+        let out = self.0.wait_with_output()?;
         if out.status.success() {
             Ok(())
         } else {
-            Err(String::from_utf8_lossy(&out.stderr).into_owned())
+            bail!(String::from_utf8_lossy(&out.stderr).into_owned())
         }
     }
 }
@@ -266,8 +257,8 @@ pub(crate) struct Recorder(Child);
 impl Drop for Recorder {
     fn drop(&mut self) {
         let asked = run_command(Command::new("kill").arg(self.0.id().to_string()));
-        if let Err(error) = asked.and_then(|_| self.0.wait().map_err(|error| error.to_string())) {
-            eprintln!("e2e: {error}");
+        if let Err(error) = asked.and_then(|_| Ok(self.0.wait()?)) {
+            eprintln!("e2e: {error:#}");
         }
     }
 }
@@ -281,12 +272,10 @@ pub(crate) struct AuditLogTail {
 impl AuditLogTail {
     /// Returns the entries that were written since the last call.
     pub(crate) fn read_new_entries(&mut self) -> Result<Vec<Value>> {
-        let mut file = File::open(&self.path).map_err(|error| error.to_string())?;
-        file.seek(SeekFrom::Start(self.offset))
-            .map_err(|error| error.to_string())?;
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.offset))?;
         let mut text = Vec::new();
-        file.read_to_end(&mut text)
-            .map_err(|error| error.to_string())?;
+        file.read_to_end(&mut text)?;
         // Keep the last line for the next call if it is not complete yet.
         let whole = text
             .iter()
@@ -297,7 +286,7 @@ impl AuditLogTail {
             .split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty());
         lines
-            .map(|line| serde_json::from_slice(line).map_err(|error| error.to_string()))
+            .map(|line| Ok(serde_json::from_slice(line)?))
             .collect()
     }
 }
@@ -321,7 +310,7 @@ impl Drop for Lab {
         if !self.keep_running
             && let Err(error) = run_command(&mut lab_command(&self.name, "down"))
         {
-            eprintln!("e2e: {error}");
+            eprintln!("e2e: {error:#}");
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::{Context as _, anyhow};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -98,8 +99,8 @@ enum ScenarioCommand {
     All(scenario::suite::SuiteOptions),
 }
 
-/// Result of a suite; the error is the text that is printed before the program exits with a failure.
-pub(crate) type Result<T> = std::result::Result<T, String>;
+/// Result of a suite. The error and its causes are printed before the program exits with a failure.
+pub(crate) type Result<T> = anyhow::Result<T>;
 
 fn main() -> ExitCode {
     show_logs();
@@ -125,8 +126,8 @@ fn main() -> ExitCode {
         Suite::Bench(options) => bench::run(&options).map(succeed),
         Suite::Judge { recording } => judge::print_verdict(&recording).map(succeed),
     };
-    ended.unwrap_or_else(|message| {
-        eprintln!("e2e: {message}");
+    ended.unwrap_or_else(|error| {
+        eprintln!("e2e: {error:#}");
         ExitCode::FAILURE
     })
 }
@@ -139,14 +140,12 @@ fn main() -> ExitCode {
 /// the command's standard error and output.
 pub(crate) fn run_command(command: &mut std::process::Command) -> Result<String> {
     let name = format!("{command:?}");
-    let output = command
-        .output()
-        .map_err(|error| format!("{name}: {error}"))?;
+    let output = command.output().with_context(|| name.clone())?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    Err(format!(
+    Err(anyhow!(
         "{name} failed: {} {}",
         said(&output.stderr),
         said(&output.stdout)

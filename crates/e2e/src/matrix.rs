@@ -10,6 +10,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
@@ -75,7 +76,7 @@ impl MatrixTotals {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Runtime::new()?;
     let totals = match options.world {
         MatrixBackend::Fake => runtime.block_on(fake::run_fake_matrix(options.seeds))?,
         MatrixBackend::Lab => lab::run_lab_matrix(&options.dir, &runtime)?,
@@ -102,6 +103,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if clean {
         Ok(())
     } else {
-        Err("the crash matrix found something".into())
+        Err(anyhow!("the crash matrix found something"))
     }
 }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use serde_json::json;
 
@@ -105,7 +106,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if missed == 0 {
         Ok(())
     } else {
-        Err(format!("{missed} mutants were missed"))
+        Err(anyhow!("{missed} mutants were missed"))
     }
 }
 
@@ -113,7 +114,7 @@ impl MutatedModule {
     /// Runs the mutants of this module, and returns how many of them no test noticed.
     fn count_missed_mutants(&self, program: &Path, dir: &Path) -> Result<usize> {
         let records = dir.join(self.title.replace(' ', "-"));
-        std::fs::create_dir_all(&records).map_err(|error| error.to_string())?;
+        std::fs::create_dir_all(&records)?;
         let mut run = Command::new(program);
         run.args([
             "mutants",
@@ -134,19 +135,16 @@ impl MutatedModule {
         if !self.test_args.is_empty() {
             run.arg("--").args(self.test_args);
         }
-        let status = run
-            .env("SQLX_OFFLINE", "true")
-            .status()
-            .map_err(|error| error.to_string())?;
+        let status = run.env("SQLX_OFFLINE", "true").status()?;
         // Exit code 2 means that mutants were missed, and 3 that one took too long; the records say
         // which.
         if !matches!(status.code(), Some(0 | 2 | 3)) {
-            return Err(format!("{}: cargo-mutants ended with {status}", self.title));
+            bail!("{}: cargo-mutants ended with {status}", self.title);
         }
         let list = |name: &str| -> Result<Vec<String>> {
             let path = records.join("mutants.out").join(name);
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| format!("{}: {error}", path.display()))?;
+            let text =
+                std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
             Ok(text.lines().map(str::to_owned).collect())
         };
         let (caught, late, survivors) = (
@@ -159,7 +157,7 @@ impl MutatedModule {
             json!({ "module": self.title, "caught": caught.len(), "too_long": late, "missed": survivors })
         );
         if caught.is_empty() {
-            Err(format!("{}: nothing was tested", self.title))
+            Err(anyhow!("{}: nothing was tested", self.title))
         } else {
             Ok(survivors.len())
         }
@@ -177,7 +175,7 @@ fn install_cargo_mutants() -> Result<PathBuf> {
     let cache = base("MESHWRIGHT_CACHE")
         .or_else(|| base("XDG_CACHE_HOME").map(|cache| cache.join("meshwright")))
         .or_else(|| base("HOME").map(|home| home.join(".cache").join("meshwright")))
-        .ok_or("MESHWRIGHT_CACHE, XDG_CACHE_HOME or HOME must be set")?;
+        .context("MESHWRIGHT_CACHE, XDG_CACHE_HOME or HOME must be set")?;
     let folder = cache
         .join("tools")
         .join(format!("cargo-mutants-{CARGO_MUTANTS_VERSION}"));

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use anyhow::{anyhow, bail};
 use clap::Args;
 use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 
@@ -57,16 +58,14 @@ impl<S> NamedTest<S> {
         let start = Instant::now();
         let done = catch_panic(|| (self.work)(stage.prepared()?));
         if let Err(error) = &done {
-            println!("   {error}");
+            println!("   {error:#}");
         }
         print!(
             "   {:.0} s\ntest {} ... ",
             start.elapsed().as_secs_f64(),
             self.name
         );
-        std::io::stdout()
-            .flush()
-            .map_err(|error| error.to_string())?;
+        std::io::stdout().flush()?;
         done
     }
 }
@@ -84,7 +83,7 @@ impl<S> SharedStage<S> {
         }
         self.stage
             .as_mut()
-            .map_err(|error| format!("the suite could not be prepared: {error}"))
+            .map_err(|error| anyhow!("the suite could not be prepared: {error:#}"))
     }
 }
 
@@ -112,13 +111,14 @@ fn run_in_order<S: Send + 'static>(
 ) -> Conclusion {
     let shared = Arc::new(Mutex::new(SharedStage {
         prepare: Some(Box::new(prepare)),
-        stage: Err("the preparation panicked".into()),
+        stage: Err(anyhow!("the preparation panicked")),
     }));
     let trial = |test: NamedTest<S>| {
         let shared = shared.clone();
         Trial::test(test.name.clone(), move || {
             let mut stage = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            test.run(&mut stage).map_err(Failed::from)
+            test.run(&mut stage)
+                .map_err(|error| Failed::from(format!("{error:#}")))
         })
     };
     let trials = tests.into_iter().map(trial).collect();
@@ -134,7 +134,7 @@ pub(crate) fn catch_panic<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(format!("it panicked: {}", said.unwrap_or("without a text")))
+        Err(anyhow!("it panicked: {}", said.unwrap_or("without a text")))
     })
 }
 
@@ -156,7 +156,7 @@ impl FailureLog {
     /// this test and all that follow fail for that reason, because each attempt takes minutes.
     pub(crate) fn restore_with(&mut self, restore: impl FnOnce() -> Result<()>) -> Result<()> {
         if let Some(lost) = &self.lost {
-            return Err(format!("not run: {lost}"));
+            bail!("not run: {lost}");
         }
         let Some(failed) = self.unrestored.take() else {
             return Ok(());
@@ -172,9 +172,9 @@ impl FailureLog {
         work: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         catch_panic(work).map_err(|error| {
-            let lost = format!("the stage could not be brought {when}: {error}");
+            let lost = format!("the stage could not be brought {when}: {error:#}");
             self.lost = Some(lost.clone());
-            format!("not run: {lost}")
+            anyhow!("not run: {lost}")
         })
     }
 }
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_panic_becomes_an_error_with_its_text() {
         let failed = catch_panic(|| -> Result<()> { panic!("pod {} is gone", 7) });
-        assert!(failed.is_err_and(|error| error.contains("pod 7 is gone")));
+        assert!(failed.is_err_and(|error| error.to_string().contains("pod 7 is gone")));
     }
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
                 restored += 1;
                 Ok(())
             });
-            assert_eq!(done, Ok(()));
+            assert!(done.is_ok());
             log.record_failure("first");
         }
         assert_eq!(restored, 1);
@@ -209,8 +209,8 @@ mod tests {
         let mut log = FailureLog::default();
         log.record_failure("first");
         for _ in 0..2 {
-            let refused = log.restore_with(|| Err("a cluster is silent".into()));
-            let said = refused.expect_err("the stage is lost");
+            let refused = log.restore_with(|| Err(anyhow!("a cluster is silent")));
+            let said = refused.expect_err("the stage is lost").to_string();
             assert!(said.contains("first") && said.contains("a cluster is silent"));
         }
     }

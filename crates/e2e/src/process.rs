@@ -2,6 +2,8 @@
 
 use std::process::{Child, Command};
 
+use anyhow::Context as _;
+
 use crate::Result;
 
 /// A process that is killed, as if its machine had failed, when this value is dropped.
@@ -13,9 +15,7 @@ pub(crate) struct ChildProcess {
 impl ChildProcess {
     /// Starts a command; the title names it in errors.
     pub(crate) fn start(title: &str, command: &mut Command) -> Result<Self> {
-        let child = command
-            .spawn()
-            .map_err(|error| format!("{title}: {error}"))?;
+        let child = command.spawn().with_context(|| title.to_owned())?;
         Ok(Self {
             title: title.to_owned(),
             child,
@@ -39,6 +39,5 @@ impl Drop for ChildProcess {
 pub(crate) fn free_address() -> Result<String> {
     let free =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    free.map(|address| address.to_string())
-        .map_err(|error| error.to_string())
+    Ok(free?.to_string())
 }

@@ -1,5 +1,7 @@
 //! Reads the processor time and the memory of processes from `/proc`.
 
+use anyhow::Context as _;
+
 use crate::Result;
 
 /// Clock ticks in a second, the unit of times in `/proc`.
@@ -32,13 +34,13 @@ pub(crate) fn read_process_stat(process: u32) -> Option<ProcessStat> {
 pub(crate) fn process_cpu_seconds(process: u32) -> Result<f64> {
     read_process_stat(process)
         .map(|stat| stat.own_seconds)
-        .ok_or_else(|| format!("process {process} does not run"))
+        .with_context(|| format!("process {process} does not run"))
 }
 
 /// Returns the resident memory of a process in bytes.
 pub(crate) fn process_memory_bytes(process: u32) -> Result<u64> {
     let path = format!("/proc/{process}/status");
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))
@@ -47,6 +49,6 @@ pub(crate) fn process_memory_bytes(process: u32) -> Result<u64> {
         .trim()
         .trim_end_matches(" kB")
         .parse()
-        .map_err(|_| format!("{path} has no size"))?;
+        .with_context(|| format!("{path} has no size"))?;
     Ok(kilobytes * 1024)
 }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -67,8 +68,7 @@ impl TourOptions {
         let Some(file) = &self.report else {
             return Ok(());
         };
-        std::fs::write(file, format!("{report:#}\n"))
-            .map_err(|error| format!("{}: {error}", file.display()))
+        std::fs::write(file, format!("{report:#}\n")).with_context(|| file.display().to_string())
     }
 }
 
@@ -88,7 +88,7 @@ impl PartTimings {
     ) -> Result<T> {
         println!("\n== {title}");
         let start = Instant::now();
-        let done = work().map_err(|error| format!("{title}: {error}"))?;
+        let done = work().with_context(|| title.to_owned())?;
         let seconds = start.elapsed().as_secs_f64();
         println!("   {seconds:.0} s");
         self.0.push((title.into(), seconds));
@@ -107,7 +107,7 @@ pub(crate) fn text_field(value: &Value, key: &str) -> Result<String> {
     value[key]
         .as_str()
         .map(str::to_owned)
-        .ok_or_else(|| format!("the answer has no {key}"))
+        .with_context(|| format!("the answer has no {key}"))
 }
 
 /// Registers both members and creates a mesh on the old version with sample workloads in it.
@@ -181,7 +181,7 @@ pub(crate) fn apply_verb(
     if state == wanted {
         Ok(())
     } else {
-        Err(format!("{verb} led to {state}, not to {wanted}"))
+        Err(anyhow!("{verb} led to {state}, not to {wanted}"))
     }
 }
 
@@ -263,10 +263,8 @@ fn wait_for_enter(server: &DevServer) -> Result<()> {
     println!("  target/debug/meshwright mesh options demo");
     println!("Press Enter, or Ctrl-C, to end everything.");
     let mut line = String::new();
-    std::io::stdin()
-        .read_line(&mut line)
-        .map(drop)
-        .map_err(|error| error.to_string())
+    std::io::stdin().read_line(&mut line)?;
+    Ok(())
 }
 
 /// Checks the end state: every live pod is on the new revision, no workload was ever without a
@@ -277,17 +275,17 @@ fn assert_end_state(lab: &Lab, server: &DevServer, recording: &Path) -> Result<V
     assert_revision_gone(lab, OLD_RELEASE.1)?;
     let stamps = restarts_per_workload(lab)?;
     if let Some((workload, count)) = stamps.iter().find(|(_, count)| **count > 1) {
-        return Err(format!("{workload} was restarted {count} times"));
+        bail!("{workload} was restarted {count} times");
     }
     if let Some(workload) = stamps
         .keys()
         .find(|workload| workload.contains("/unmeshed/"))
     {
-        return Err(format!("{workload} was restarted without a need"));
+        bail!("{workload} was restarted without a need");
     }
     let judge = judge::judge_recording(recording)?;
     if !judge.breaches.is_empty() {
-        return Err(judge.breaches.join("\n"));
+        return Err(anyhow!(judge.breaches.join("\n")));
     }
     Ok(
         json!({ "pods_on_the_new_revision": pods, "workloads_restarted_once": stamps.len(), "connected_envoys_in_sync": proxies, "events_without_a_breach": judge.events }),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use anyhow::{anyhow, bail};
 use serde_json::Value;
 
 use crate::end_state::MEMBER_CLUSTERS;
@@ -51,10 +52,9 @@ impl DevServer {
         catalogue: &[(&str, &str)],
         more: &[&str],
     ) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
+        std::fs::create_dir_all(dir)?;
         let authorities = dir.join("authorities.pem");
-        std::fs::write(&authorities, lab.ca_bundle(&MEMBER_CLUSTERS)?)
-            .map_err(|error| error.to_string())?;
+        std::fs::write(&authorities, lab.ca_bundle(&MEMBER_CLUSTERS)?)?;
         let mut run = lab.command_in_network(Some(listen));
         // The server calls issuers and webhooks at addresses that tenants choose; here those are
         // the lab's clusters, so trust their authorities.
@@ -80,15 +80,14 @@ impl DevServer {
 
     /// Starts the server from a complete command, and waits until it serves.
     pub(crate) fn spawn_and_wait(mut run: Command, dir: &Path, listen: &str) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
-        let log = File::create(dir.join("server.log")).map_err(|error| error.to_string())?;
-        let errors = log.try_clone().map_err(|error| error.to_string())?;
+        std::fs::create_dir_all(dir)?;
+        let log = File::create(dir.join("server.log"))?;
+        let errors = log.try_clone()?;
         let process = run
             .stdout(log)
             .stderr(errors)
             .stdin(Stdio::null())
-            .spawn()
-            .map_err(|error| error.to_string())?;
+            .spawn()?;
         let client = CliClient {
             dir: dir.to_owned(),
             address: format!("http://{listen}"),
@@ -99,7 +98,7 @@ impl DevServer {
         let ready = || server.run_cli(&["releases", "-o", "json"]).ok();
         wait_until("the server serves", Duration::from_mins(1), ready).map_err(|error| {
             let log = std::fs::read_to_string(dir.join("server.log")).unwrap_or_default();
-            format!("{error}; it said:\n{log}")
+            anyhow!("{error:#}; it said:\n{log}")
         })?;
         Ok(server)
     }
@@ -210,7 +209,7 @@ impl CliClient {
     /// Runs the command line with `-o json`, and returns its answer.
     pub(crate) fn run_json(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.run_cli(&[arguments, &["-o", "json"]].concat())?;
-        serde_json::from_str(&text).map_err(|error| error.to_string())
+        Ok(serde_json::from_str(&text)?)
     }
 
     /// Waits until an upgrade is in a state.
@@ -231,10 +230,11 @@ impl CliClient {
                 return Ok(now);
             }
             if start.elapsed() > limit {
-                return Err(format!(
+                bail!(
                     "{upgrade} is {} and not {wanted}: {}",
-                    now["state"], now["problem"]
-                ));
+                    now["state"],
+                    now["problem"]
+                );
             }
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -262,16 +262,15 @@ impl CliClient {
         let out = self
             .build_command(&[arguments, &["-o", "json"]].concat())
             .stderr(Stdio::inherit())
-            .output()
-            .map_err(|error| error.to_string())?;
+            .output()?;
         if !out.status.success() {
-            return Err(format!(
+            bail!(
                 "meshwright {} ended with {}",
                 arguments.join(" "),
                 out.status
-            ));
+            );
         }
-        serde_json::from_slice(&out.stdout).map_err(|error| error.to_string())
+        Ok(serde_json::from_slice(&out.stdout)?)
     }
 }
 
@@ -280,9 +279,9 @@ impl Drop for DevServer {
         // SIGTERM stops the server and its private Postgres. Taking the lab down would stop
         // neither.
         let asked = run_command(Command::new("kill").arg(self.process.id().to_string()));
-        let ended = asked.and_then(|_| self.process.wait().map_err(|error| error.to_string()));
+        let ended = asked.and_then(|_| Ok(self.process.wait()?));
         if let Err(error) = ended {
-            eprintln!("e2e: {error}");
+            eprintln!("e2e: {error:#}");
         }
     }
 }

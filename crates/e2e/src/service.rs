@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use meshwright_model::Clock;
 use meshwright_model::access::Role;
 use meshwright_model::clock::SystemClock;
@@ -68,8 +69,7 @@ impl ApiProcessConfig {
             Some(log) => std::fs::File::options()
                 .create(true)
                 .append(true)
-                .open(log)
-                .map_err(|error| error.to_string())?
+                .open(log)?
                 .into(),
             None => Stdio::null(),
         };
@@ -135,12 +135,12 @@ impl ApiProcess {
 
     /// Returns the processor seconds that the process has used so far.
     pub(crate) fn cpu_seconds(&self) -> Result<f64> {
-        process_cpu_seconds(self.process.as_ref().ok_or("the API does not run")?.id())
+        process_cpu_seconds(self.process.as_ref().context("the API does not run")?.id())
     }
 
     /// Returns the resident memory of the process in bytes.
     pub(crate) fn memory_bytes(&self) -> Result<u64> {
-        process_memory_bytes(self.process.as_ref().ok_or("the API does not run")?.id())
+        process_memory_bytes(self.process.as_ref().context("the API does not run")?.id())
     }
 }
 

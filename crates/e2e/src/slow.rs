@@ -36,11 +36,13 @@ pub(crate) fn run(options: &Options) -> ExitCode {
                 "   this takes about {} minutes",
                 MINUTES_PER_SEED.div_ceil(scale)
             );
-            let report = runtime.block_on(run_slow_upgrade(seed, scale))?;
+            let report = runtime
+                .block_on(run_slow_upgrade(seed, scale))
+                .map_err(anyhow::Error::msg)?;
             println!("   {report:?}");
             Ok(())
         })
     });
-    let prepare = || Runtime::new().map_err(|error| error.to_string());
+    let prepare = || Ok(Runtime::new()?);
     run_named_tests(&options.selection, prepare, tests.collect())
 }

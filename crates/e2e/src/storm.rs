@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::Args;
 use futures::StreamExt;
 use meshwright_model::access::Role;
@@ -35,12 +36,12 @@ const RETRY_DELAY: Duration = Duration::from_millis(50);
 const MAX_ATTEMPTS: usize = 1200;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let scratch = tempfile::tempdir()?;
     let postgres = database::start_migrated_postgres(scratch.path())?;
     let secret = scratch.path().join("secret");
-    std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
+    std::fs::write(&secret, "07".repeat(32))?;
     let url = postgres.url("mw_api", database::DATABASE_NAME);
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(run_storm(options, &url, &secret))
 }
 
@@ -56,11 +57,8 @@ async fn create_tenant_with_owner(
 }
 
 async fn run_storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
-    let failed = |error: meshwright_store::StoreError| error.to_string();
-    let store = Store::connect(database, Sealer::new([7; 32]))
-        .await
-        .map_err(failed)?;
-    let (tenant, owner) = create_tenant_with_owner(&store).await.map_err(failed)?;
+    let store = Store::connect(database, Sealer::new([7; 32])).await?;
+    let (tenant, owner) = create_tenant_with_owner(&store).await?;
     let start = || ApiProcess::start(ApiProcessConfig::new(database, secret));
     let mut apis = [start()?, start()?];
     let addresses: Arc<Vec<String>> =
@@ -71,8 +69,7 @@ async fn run_storm(options: &Options, database: &str, secret: &Path) -> Result<(
     );
     let http = reqwest::Client::builder()
         .timeout(Duration::from_secs(20))
-        .build()
-        .map_err(|error| error.to_string())?;
+        .build()?;
     let all = options.keys * options.copies;
     let sent = (0..all).map(|number| {
         let (http, owner, addresses, done) =
@@ -98,7 +95,7 @@ async fn run_storm(options: &Options, database: &str, secret: &Path) -> Result<(
                 }
                 api.kill_and_restart()?;
             }
-            Ok::<_, String>((killed, apis))
+            Ok::<_, anyhow::Error>((killed, apis))
         }
     });
     let answers: Vec<(usize, Result<(u16, Value)>)> = futures::stream::iter(sent)
@@ -106,16 +103,14 @@ async fn run_storm(options: &Options, database: &str, secret: &Path) -> Result<(
         .collect()
         .await;
     over.store(true, Ordering::Relaxed);
-    let (killed, apis) = restarts.await.map_err(|error| error.to_string())??;
+    let (killed, apis) = restarts.await??;
     drop(apis);
     let unequal = count_unequal(options.keys, answers)?;
     let made = store
         .begin(tenant)
-        .await
-        .map_err(failed)?
+        .await?
         .count_objects(QuotaResource::ApiKeys)
-        .await
-        .map_err(failed)?;
+        .await?;
     // The owner's own key is no effect of a request.
     let effects = usize::try_from(made).unwrap_or(0).saturating_sub(1);
     println!(
@@ -126,7 +121,9 @@ async fn run_storm(options: &Options, database: &str, secret: &Path) -> Result<(
     if fine {
         Ok(())
     } else {
-        Err("copies of one request had more than one effect, or different answers".into())
+        Err(anyhow!(
+            "copies of one request had more than one effect, or different answers"
+        ))
     }
 }
 
@@ -158,7 +155,7 @@ async fn send_copy(
         }
         tokio::time::sleep(RETRY_DELAY).await;
     }
-    Err(format!("request {request} had no answer"))
+    Err(anyhow!("request {request} had no answer"))
 }
 
 /// Returns the number of requests whose copies got different answers or an answer other than 201.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use crate::Result;
 use crate::lab::wait_until;
 use crate::process::{ChildProcess, free_address};
@@ -25,24 +27,23 @@ impl TlsProgram {
     /// Builds the program if the cache does not have it, starts it with a new certificate, and
     /// waits until it listens.
     pub(crate) fn start(name: &str, dir: &Path) -> Result<Self> {
-        let text = |error: std::io::Error| format!("{name}: {error}");
+        let place = || name.to_owned();
         let built = Command::new("tests/lab/lab")
             .args(["build", name])
             .stderr(Stdio::inherit())
             .output();
-        let said = String::from_utf8_lossy(&built.map_err(text)?.stdout).into_owned();
+        let said = String::from_utf8_lossy(&built.with_context(place)?.stdout).into_owned();
         let binary = said
             .trim()
             .strip_prefix(name)
-            .ok_or_else(|| format!("the lab did not build {name}"))?
+            .with_context(|| format!("the lab did not build {name}"))?
             .trim();
-        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()])
-            .map_err(|error| error.to_string())?;
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()])?;
         let [certificate, key] = ["crt", "key"].map(|kind| dir.join(format!("{name}.{kind}")));
-        std::fs::write(&certificate, made.cert.pem()).map_err(text)?;
-        std::fs::write(&key, made.signing_key.serialize_pem()).map_err(text)?;
+        std::fs::write(&certificate, made.cert.pem()).with_context(place)?;
+        std::fs::write(&key, made.signing_key.serialize_pem()).with_context(place)?;
         let address = free_address()?;
-        let log = std::fs::File::create(dir.join(format!("{name}.log"))).map_err(text)?;
+        let log = std::fs::File::create(dir.join(format!("{name}.log"))).with_context(place)?;
         let mut run = Command::new(binary);
         run.args(["--listen", &address, "--certificate"])
             .arg(&certificate)

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use anyhow::{Context as _, anyhow};
 use clap::Args;
 
 use crate::{Result, run_command};
@@ -29,7 +30,7 @@ const DATABASE_PACKAGES: [&str; 5] = [
 type EnvSetting = (&'static str, String);
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let dir = tempfile::tempdir()?;
     let settings = [
         (
             "serializable",
@@ -70,7 +71,7 @@ fn copy_newest_postgres(dir: &Path) -> Result<String> {
     let bin = run_command(&mut Command::new("tests/postgres-18"))?;
     let native = Path::new(bin.trim())
         .parent()
-        .ok_or("the folder of PostgreSQL 18 has no parent")?;
+        .context("the folder of PostgreSQL 18 has no parent")?;
     run_command(Command::new("cp").arg("-r").arg(native).arg(dir))?;
     run_command(Command::new("chmod").args(["-R", "a+rX"]).arg(dir))?;
     Ok(dir.join("native").join("bin").display().to_string())
@@ -82,10 +83,10 @@ fn run_tests(title: &str, packages: &[&str], settings: &[EnvSetting]) -> Result<
     run.args(["test", "--locked", "--quiet", "--no-fail-fast"])
         .args(packages);
     run.envs(settings.iter().map(|(name, value)| (*name, value.as_str())));
-    let status = run.status().map_err(|error| error.to_string())?;
+    let status = run.status()?;
     if status.success() {
         Ok(())
     } else {
-        Err(format!("tests failed: {title}"))
+        Err(anyhow!("tests failed: {title}"))
     }
 }

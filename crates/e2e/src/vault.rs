@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::{Context as _, bail};
 use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
@@ -16,9 +17,9 @@ mod vault_server;
 use vault_server::{TRANSIT_KEY_PATH, VaultServer};
 
 pub(crate) fn run() -> Result<()> {
-    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let scratch = tempfile::tempdir()?;
     let postgres = database::start_migrated_postgres(scratch.path())?;
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let vault = VaultServer::start(scratch.path()).await?;
         let scene = VaultScenario::new(scratch.path(), &postgres, vault).await?;
@@ -26,22 +27,18 @@ pub(crate) fn run() -> Result<()> {
     })
 }
 
-fn error_text(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
-
 fn text_at(answer: &Value, pointer: &str) -> Result<String> {
     answer
         .pointer(pointer)
         .and_then(Value::as_str)
         .map(str::to_owned)
-        .ok_or_else(|| format!("no {pointer}: {answer}"))
+        .with_context(|| format!("no {pointer}: {answer}"))
 }
 
 /// Prints what was checked, or returns an error when it does not hold.
 fn check_that(holds: bool, what: &str, seen: impl std::fmt::Debug) -> Result<()> {
     if !holds {
-        return Err(format!("{what}: no: {seen:?}"));
+        bail!("{what}: no: {seen:?}");
     }
     println!("fine: {what}");
     Ok(())
@@ -66,8 +63,8 @@ struct Tenant {
 impl<'a> VaultScenario<'a> {
     async fn new(dir: &Path, postgres: &'a EmbeddedPostgres, vault: VaultServer) -> Result<Self> {
         let [token_file, secret] = ["token", "secret"].map(|name| dir.join(name));
-        std::fs::write(&secret, "07".repeat(32)).map_err(error_text)?;
-        std::fs::write(&token_file, vault.create_service_token().await?).map_err(error_text)?;
+        std::fs::write(&secret, "07".repeat(32))?;
+        std::fs::write(&token_file, vault.create_service_token().await?)?;
         let environment = vec![
             ("MESHWRIGHT_TRANSIT_ADDRESS", vault.address.clone()),
             (
@@ -134,12 +131,8 @@ impl<'a> VaultScenario<'a> {
             .bearer_auth(key)
             .json(body);
         let name = body["name"].as_str().unwrap_or_default().to_owned();
-        let answer = request
-            .header("Idempotency-Key", name)
-            .send()
-            .await
-            .map_err(error_text)?;
-        Ok((answer.status(), answer.json().await.map_err(error_text)?))
+        let answer = request.header("Idempotency-Key", name).send().await?;
+        Ok((answer.status(), answer.json().await?))
     }
 
     async fn create_tenant(&self, api: &ApiProcess, operator: &str, name: &str) -> Result<Tenant> {
@@ -278,7 +271,7 @@ impl<'a> VaultScenario<'a> {
     }
 
     async fn check_token_revocation(&self, tenant: &Tenant, first: &Value) -> Result<()> {
-        let token = std::fs::read_to_string(&self.token_file).map_err(error_text)?;
+        let token = std::fs::read_to_string(&self.token_file)?;
         for (method, path) in [
             ("GET", TRANSIT_KEY_PATH),
             ("POST", "transit/encrypt/other"),
@@ -304,8 +297,7 @@ impl<'a> VaultScenario<'a> {
             "with a revoked token nothing opens",
             status,
         )?;
-        std::fs::write(&self.token_file, self.vault.create_service_token().await?)
-            .map_err(error_text)?;
+        std::fs::write(&self.token_file, self.vault.create_service_token().await?)?;
         let (_, again) = self.create_webhook(&api, tenant, "first").await?;
         check_that(
             again == *first,

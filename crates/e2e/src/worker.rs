@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use meshwright_model::ids::OperationId;
 use meshwright_testkit::relay::{CutPoint, RecordMatcher, Relay, StepRecord};
 use serde_json::Value;
@@ -87,8 +88,7 @@ impl WorkerProcess {
             "postgres://mw_worker@localhost/meshwright?host={}&{limit}",
             host.display()
         );
-        let log = std::fs::File::create(state.join(format!("{name}.log")))
-            .map_err(|error| error.to_string())?;
+        let log = std::fs::File::create(state.join(format!("{name}.log")))?;
         let mut run = lab.command_in_network(None);
         run.args([
             "target/debug/meshwright-server",
@@ -140,7 +140,7 @@ impl PausableLabWorker {
         more: &[&str],
     ) -> Result<(DevServer, Self)> {
         let server = DevServer::start(lab, dir, listen, catalogue, &["--no-work"])?;
-        let runtime = Runtime::new().map_err(|error| error.to_string())?;
+        let runtime = Runtime::new()?;
         let relay = {
             let _inside = runtime.enter();
             Relay::start(&server.postgres_dir())
@@ -177,7 +177,7 @@ impl PausableLabWorker {
             if self.runtime.block_on(stopped) {
                 Ok(())
             } else {
-                Err(format!("the worker never came to {}", step.title))
+                Err(anyhow!("the worker never came to {}", step.title))
             }
         });
         match stopped {

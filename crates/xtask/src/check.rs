@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
+use anyhow::anyhow;
 use serde_json::Value;
 
 use crate::source_files::read_files;
@@ -76,7 +77,7 @@ pub(crate) fn check_repository() -> Result<()> {
         );
         return Ok(());
     }
-    Err(wrong.join("\n"))
+    Err(anyhow!(wrong.join("\n")))
 }
 
 /// Compares the dependencies in `cargo metadata` with the allowed ones.
@@ -87,7 +88,7 @@ fn check_crate_graph() -> Result<Vec<String>> {
         "--no-deps",
         "--offline",
     ]))?;
-    let metadata: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let metadata: Value = serde_json::from_str(&text)?;
     let allowed: BTreeMap<&str, &[&str]> = ALLOWED_DEPENDENCIES.into_iter().collect();
     let mut wrong = Vec::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::{Context as _, anyhow};
 use serde_json::Value;
 
 use crate::Result;
@@ -15,15 +16,15 @@ const CURRENT_DOCUMENT: &str = "openapi/meshwright.json";
 
 pub(crate) fn check_contract() -> Result<()> {
     let read = |file: &str| -> Result<Value> {
-        let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
-        serde_json::from_str(&text).map_err(|error| format!("{file}: {error}"))
+        let text = std::fs::read_to_string(file).with_context(|| file.to_owned())?;
+        serde_json::from_str(&text).with_context(|| file.to_owned())
     };
     let broken = find_breaking_changes(&read(RELEASED_DOCUMENT)?, &read(CURRENT_DOCUMENT)?);
     if broken.is_empty() {
         println!("the API keeps what its last release promised");
         return Ok(());
     }
-    Err(format!(
+    Err(anyhow!(
         "the API breaks what its last release promised:\n{}",
         broken.join("\n")
     ))

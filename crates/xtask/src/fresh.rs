@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use anyhow::{Context as _, bail};
 use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use meshwright_store::{Sealer, Store};
 
@@ -18,25 +19,21 @@ const DATABASE_NAME: &str = "fresh";
 
 pub(crate) fn check_generated_files(write: bool) -> Result<()> {
     let document = meshwright_api::openapi();
-    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let scratch = tempfile::tempdir()?;
     generate_queries(scratch.path())?;
     let (generated, committed) = (
         read_files(&scratch.path().join("queries"))?,
         read_files(Path::new(QUERIES_DIR))?,
     );
     if write {
-        std::fs::write(OPENAPI_FILE, document).map_err(|error| error.to_string())?;
+        std::fs::write(OPENAPI_FILE, document)?;
         return replace_queries(&generated);
     }
     if std::fs::read_to_string(OPENAPI_FILE).unwrap_or_default() != document {
-        return Err(format!(
-            "{OPENAPI_FILE} is not what the code says: cargo xtask fresh --write"
-        ));
+        bail!("{OPENAPI_FILE} is not what the code says: cargo xtask fresh --write");
     }
     if generated != committed {
-        return Err(format!(
-            "{QUERIES_DIR} is not what the code says: cargo xtask fresh --write"
-        ));
+        bail!("{QUERIES_DIR} is not what the code says: cargo xtask fresh --write");
     }
     println!(
         "the OpenAPI document and {} checked queries are fresh",
@@ -46,8 +43,7 @@ pub(crate) fn check_generated_files(write: bool) -> Result<()> {
 }
 
 fn read_files(folder: &Path) -> Result<BTreeMap<String, String>> {
-    let entries =
-        std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     let read = entries.map(|entry| {
         let path = entry?.path();
         let name = path
@@ -56,8 +52,7 @@ fn read_files(folder: &Path) -> Result<BTreeMap<String, String>> {
             .unwrap_or_default();
         Ok((name, std::fs::read_to_string(&path)?))
     });
-    read.collect::<std::io::Result<_>>()
-        .map_err(|error| error.to_string())
+    Ok(read.collect::<std::io::Result<_>>()?)
 }
 
 fn replace_queries(files: &BTreeMap<String, String>) -> Result<()> {
@@ -68,7 +63,7 @@ fn replace_queries(files: &BTreeMap<String, String>) -> Result<()> {
             .iter()
             .try_for_each(|(name, text)| std::fs::write(Path::new(QUERIES_DIR).join(name), text))
     };
-    swap().map_err(|error| error.to_string())
+    Ok(swap()?)
 }
 
 /// Generates the checked queries: sqlx's macros write what they learn from a live database into a
@@ -76,7 +71,7 @@ fn replace_queries(files: &BTreeMap<String, String>) -> Result<()> {
 fn generate_queries(scratch: &Path) -> Result<()> {
     let postgres = start_migrated_postgres(scratch)?;
     let folder = scratch.join("queries");
-    std::fs::create_dir(&folder).map_err(|error| error.to_string())?;
+    std::fs::create_dir(&folder)?;
     // The macros run only while the crate is compiled, so remove its previous build.
     run_command(Command::new("cargo").args([
         "clean",
@@ -102,12 +97,9 @@ fn generate_queries(scratch: &Path) -> Result<()> {
 
 /// Starts a private Postgres with an empty database of the current schema.
 fn start_migrated_postgres(scratch: &Path) -> Result<EmbeddedPostgres> {
-    let postgres =
-        EmbeddedPostgres::start(&scratch.join("postgres")).map_err(|error| error.to_string())?;
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    runtime
-        .block_on(migrate_database(&postgres))
-        .map_err(|error| error.to_string())?;
+    let postgres = EmbeddedPostgres::start(&scratch.join("postgres"))?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(migrate_database(&postgres))?;
     Ok(postgres)
 }
 

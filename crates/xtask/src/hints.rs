@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
+use anyhow::Context as _;
+
 use crate::source_files::read_files;
 use crate::{Result, run_command};
 
@@ -24,8 +26,8 @@ struct NamedCommand {
 /// this one are asked for their help, so they must be built: without them every command is reported
 /// as unknown.
 pub(crate) fn check_named_commands() -> Result<Vec<String>> {
-    let folder = std::env::current_exe().map_err(|error| error.to_string())?;
-    let folder = folder.parent().ok_or("this program is in a folder")?;
+    let folder = std::env::current_exe()?;
+    let folder = folder.parent().context("this program is in a folder")?;
     let mut named: BTreeMap<NamedCommand, String> = BTreeMap::new();
     for (file, text) in read_files(&["*.md", "crates/*.rs", "tests/*.toml"])? {
         if file.contains("/tests/") || file == "crates/xtask/src/hints.rs" {

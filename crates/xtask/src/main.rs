@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::{Context as _, anyhow};
 use clap::Parser;
 
 mod check;
@@ -35,8 +36,8 @@ enum Task {
     Contract,
 }
 
-/// Result of a task; the error is the text that is printed before the task exits with a failure.
-pub(crate) type Result<T> = std::result::Result<T, String>;
+/// Result of a task. The error and its causes are printed before the task exits with a failure.
+pub(crate) type Result<T> = anyhow::Result<T>;
 
 fn main() -> ExitCode {
     let done = match Task::parse() {
@@ -46,8 +47,8 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("xtask: {message}");
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -61,14 +62,12 @@ fn main() -> ExitCode {
 /// the command's standard error and output.
 pub(crate) fn run_command(command: &mut std::process::Command) -> Result<String> {
     let name = format!("{command:?}");
-    let output = command
-        .output()
-        .map_err(|error| format!("{name}: {error}"))?;
+    let output = command.output().with_context(|| name.clone())?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    Err(format!(
+    Err(anyhow!(
         "{name} failed: {} {}",
         said(&output.stderr),
         said(&output.stdout)

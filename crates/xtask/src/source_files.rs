@@ -3,6 +3,8 @@
 use std::io::ErrorKind;
 use std::process::Command;
 
+use anyhow::bail;
+
 use crate::{Result, run_command};
 
 /// Reads the files that match patterns of git, committed or not, each with its path. A file that
@@ -16,7 +18,7 @@ pub(crate) fn read_files(patterns: &[&str]) -> Result<Vec<(String, String)>> {
         match std::fs::read_to_string(file) {
             Ok(text) => files.push((file.to_owned(), text)),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("{file}: {error}")),
+            Err(error) => bail!("{file}: {error}"),
         }
     }
     Ok(files)

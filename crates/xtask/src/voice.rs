@@ -1,6 +1,8 @@
 //! Checks how the Rust code reads: comments in plain English, docs that say something, names of more than one word, and no word
 //! or name that the glossary has retired.
 
+use anyhow::Context as _;
+
 use crate::Result;
 use crate::source_files::{is_test_file, production_part, read_files};
 
@@ -69,8 +71,7 @@ struct Voice {
 
 /// Measures the repository and returns the faults.
 pub(crate) fn check_voice() -> Result<Vec<String>> {
-    let glossary =
-        std::fs::read_to_string(GLOSSARY).map_err(|error| format!("{GLOSSARY}: {error}"))?;
+    let glossary = std::fs::read_to_string(GLOSSARY).with_context(|| GLOSSARY.to_owned())?;
     let retired = Retired::parse(&glossary);
     let mut voice = Voice::default();
     for (file, text) in read_files(&["crates/*.rs"])? {

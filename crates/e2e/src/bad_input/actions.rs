@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use anyhow::{Context as _, anyhow};
 use serde_json::Value;
 
 use super::{BadInputStage, STATE_TIMEOUT};
@@ -72,13 +73,13 @@ impl BadInputStage {
             }
             ["restore"] => self.restore_objects(),
             ["restart-postgres"] => self.restart_postgres(),
-            _ => Err(format!("no action is called {words:?}")),
+            _ => Err(anyhow!("no action is called {words:?}")),
         }
     }
 
     pub(super) fn write_file(&self, name: &str, text: &str) -> Result<String> {
         let file = self.dir.join(name);
-        std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+        std::fs::write(&file, text).with_context(|| file.display().to_string())?;
         Ok(file.display().to_string())
     }
 
@@ -96,10 +97,10 @@ impl BadInputStage {
                 "json",
             ],
         )?;
-        let mut object: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let mut object: Value = serde_json::from_str(&text)?;
         let metadata = object["metadata"]
             .as_object_mut()
-            .ok_or("an object has metadata")?;
+            .context("an object has metadata")?;
         for field in [
             "resourceVersion",
             "uid",
@@ -135,15 +136,11 @@ impl BadInputStage {
     /// cut.
     fn restart_postgres(&self) -> Result<()> {
         let folder = self.server.state_dir().join("postgres").join("data");
-        let first = std::fs::read_to_string(folder.join("postmaster.pid"))
-            .map_err(|error| error.to_string())?;
-        let program = std::fs::read_to_string(folder.join("postmaster.opts"))
-            .map_err(|error| error.to_string())?;
+        let first = std::fs::read_to_string(folder.join("postmaster.pid"))?;
+        let program = std::fs::read_to_string(folder.join("postmaster.opts"))?;
         let program = Path::new(program.split_whitespace().next().unwrap_or_default())
             .with_file_name("pg_ctl");
-        let owner = std::os::unix::fs::MetadataExt::uid(
-            &std::fs::metadata(&folder).map_err(|error| error.to_string())?,
-        );
+        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&folder)?);
         // pg_ctl refuses to run as root, so run it as the owner of the data folder.
         let mut restart = Command::new("setpriv");
         restart
@@ -163,11 +160,10 @@ impl BadInputStage {
             .arg(&folder)
             .current_dir("/");
         run_command(&mut restart)?;
-        let second = std::fs::read_to_string(folder.join("postmaster.pid"))
-            .map_err(|error| error.to_string())?;
+        let second = std::fs::read_to_string(folder.join("postmaster.pid"))?;
         let same = first.lines().next() == second.lines().next();
         if same {
-            Err("Postgres was not restarted".into())
+            Err(anyhow!("Postgres was not restarted"))
         } else {
             Ok(())
         }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use meshwright_model::Clock;
 use meshwright_model::access::Role;
@@ -94,21 +95,19 @@ struct TurnResult {
 pub(crate) fn run(options: &ApiBenchOptions) -> Result<()> {
     pgbench::require_pgbench()?;
     if !options.server.exists() {
-        return Err(format!(
+        bail!(
             "{} is missing: cargo build --release -p meshwright-server",
             options.server.display()
-        ));
+        );
     }
-    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let scratch = tempfile::tempdir()?;
     let postgres = database::start_migrated_postgres(scratch.path())?;
     let folder = scratch.path().join("postgres");
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Runtime::new()?;
     let secret = scratch.path().join("secret");
-    std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
+    std::fs::write(&secret, "07".repeat(32))?;
     let worker = postgres.url("mw_worker", database::DATABASE_NAME);
-    let callers = runtime
-        .block_on(create_callers(&worker, options.connections))
-        .map_err(|error: StoreError| error.to_string())?;
+    let callers = runtime.block_on(create_callers(&worker, options.connections))?;
     let database = pgbench::PgbenchDatabase::create_scripts(
         &postgres,
         scratch.path(),
@@ -186,9 +185,7 @@ async fn count_round_trips(
         program: options.server.clone(),
         ..ApiProcessConfig::new(&database, secret)
     })?;
-    let mut stream = TcpStream::connect(socket_address(&api)?)
-        .await
-        .map_err(|error| error.to_string())?;
+    let mut stream = TcpStream::connect(socket_address(&api)?).await?;
     let mut counts = [usize::MAX; 2];
     for (kind, least) in [RequestKind::Get, RequestKind::Post]
         .into_iter()
@@ -205,9 +202,7 @@ async fn count_round_trips(
 }
 
 fn socket_address(api: &ApiProcess) -> Result<SocketAddr> {
-    api.address
-        .parse()
-        .map_err(|_| "the API has an address".to_owned())
+    api.address.parse().context("the API has an address")
 }
 
 fn measure_turns(
@@ -257,7 +252,7 @@ fn measure_turns(
     if ratio >= options.goal {
         Ok(())
     } else {
-        Err(format!(
+        Err(anyhow!(
             "GETs reach {ratio:.3} of pgbench's throughput, and the goal is {:.2}",
             options.goal
         ))
@@ -305,24 +300,20 @@ async fn run_turn(
     for caller in callers {
         let request = kind.request_text(caller);
         tasks.spawn(async move {
-            let mut stream = TcpStream::connect(address)
-                .await
-                .map_err(|error| error.to_string())?;
-            stream
-                .set_nodelay(true)
-                .map_err(|error| error.to_string())?;
+            let mut stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
             let mut times = Vec::new();
             while since.elapsed() < long {
                 let begun = Instant::now();
                 send_request(&mut stream, &request).await?;
                 times.push(begun.elapsed());
             }
-            Ok::<_, String>(times)
+            Ok::<_, anyhow::Error>(times)
         });
     }
     let mut times = Vec::new();
     while let Some(done) = tasks.join_next().await {
-        times.extend(done.map_err(|error| error.to_string())??);
+        times.extend(done??);
     }
     let took = since.elapsed().as_secs_f64();
     let cpu = api.cpu_seconds()? + database.server_cpu_seconds()? - before;
@@ -342,23 +333,17 @@ async fn run_turn(
 
 /// Sends one request, and reads its whole answer.
 async fn send_request(stream: &mut TcpStream, request: &str) -> Result<()> {
-    stream
-        .write_all(request.as_bytes())
-        .await
-        .map_err(|error| error.to_string())?;
+    stream.write_all(request.as_bytes()).await?;
     let (mut answer, mut length) = (vec![0; MAX_ANSWER_BYTES], 0);
     loop {
-        let read = stream
-            .read(&mut answer[length..])
-            .await
-            .map_err(|error| error.to_string())?;
+        let read = stream.read(&mut answer[length..]).await?;
         length += read;
         let text = String::from_utf8_lossy(&answer[..length]);
         if read == 0 || !text.starts_with("HTTP/1.1 200") {
-            return Err(format!(
+            bail!(
                 "the API answered {}",
                 text.lines().next().unwrap_or("nothing")
-            ));
+            );
         }
         let Some((head, body)) = text.split_once("\r\n\r\n") else {
             continue;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, bail};
 use meshwright_model::access::Role;
 use meshwright_model::ids::TenantId;
 use meshwright_testkit::Fleet;
@@ -68,22 +69,20 @@ pub(super) async fn measure_change_bursts(
         let cluster = fleet
             .add_tenant_with_cluster(tenant, &format!("crowd-{number}"))
             .await;
-        let key = service::create_api_key(&fleet.db.worker, tenant, Role::Owner)
-            .await
-            .map_err(|error| error.to_string())?;
+        let key = service::create_api_key(&fleet.db.worker, tenant, Role::Owner).await?;
         requests.push(trial_request_text(&key, &cluster.to_string()));
     }
     let caller = service::create_api_key(&fleet.db.worker, fleet.db.tenant, Role::Viewer).await;
-    let caller = caller.map_err(|error| error.to_string())?;
-    let secret = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
-    std::fs::write(secret.path(), "2a".repeat(32)).map_err(|error| error.to_string())?;
+    let caller = caller?;
+    let secret = tempfile::NamedTempFile::new()?;
+    std::fs::write(secret.path(), "2a".repeat(32))?;
     let url = fleet.db.url("mw_api");
     let api = ApiProcess::start(ApiProcessConfig {
         program: server.to_owned(),
         rate_limit_multiplier: "1",
         ..ApiProcessConfig::new(&url, secret.path())
     })?;
-    let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
+    let address: SocketAddr = api.address.parse().context("the API has an address")?;
     let (mut latencies, answers) = (Latencies::default(), Arc::new(Answers::default()));
     let versions = vec![VERSION_REQUEST.to_owned(); requests.len()];
     // The first turn warms the service up and is not measured.
@@ -124,7 +123,7 @@ pub(super) async fn measure_change_bursts(
             match bursts.await {
                 Ok(ended) => ended?,
                 Err(stopped) if stopped.is_cancelled() => {}
-                Err(panicked) => return Err(panicked.to_string()),
+                Err(panicked) => return Err(panicked.into()),
             }
         }
     }
@@ -158,12 +157,12 @@ fn print_report(latencies: &mut Latencies, answers: &Answers) -> Result<()> {
         })
     );
     if other > 0 || fine == 0 {
-        return Err(format!("{other} trials failed, {fine} did not"));
+        bail!("{other} trials failed, {fine} did not");
     }
     if ratio <= MAX_SLOWDOWN {
         Ok(())
     } else {
-        Err(format!(
+        Err(anyhow!(
             "beside bursts of changes a caller's slowest hundredth took {ratio:.3} times as long"
         ))
     }
@@ -194,7 +193,7 @@ async fn send_bursts(
             sent.spawn(send_trial(address, request.clone(), answers.clone()));
         }
         while let Some(answered) = sent.join_next().await {
-            answered.map_err(|error| error.to_string())??;
+            answered??;
         }
         tokio::time::sleep(between).await;
     }
@@ -208,8 +207,8 @@ async fn send_trial(address: SocketAddr, request: String, answers: Arc<Answers>)
     };
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked)
         .await
-        .map_err(|_| "a trial was not answered")?;
-    let answer = answer.map_err(|error: std::io::Error| error.to_string())?;
+        .context("a trial was not answered")?;
+    let answer = answer?;
     let count = match answer.get(9..12) {
         Some(b"200") => &answers.fine,
         Some(b"429") => &answers.put_off,

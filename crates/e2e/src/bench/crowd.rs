@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, anyhow, bail};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -177,12 +178,12 @@ async fn measure_new_callers(
         };
         let answer = asked
             .await
-            .map_err(|error: std::io::Error| format!("a caller was not answered: {error}"))?;
+            .map_err(|error: std::io::Error| anyhow!("a caller was not answered: {error}"))?;
         if !answer.starts_with(b"HTTP/1.1 200") {
-            return Err(format!(
+            bail!(
                 "a caller was answered {}",
                 String::from_utf8_lossy(&answer[..answer.len().min(80)])
-            ));
+            );
         }
         times.push(since.elapsed());
     }
@@ -198,8 +199,8 @@ pub(super) async fn measure_crowd(
     turn: Duration,
     connections: u64,
 ) -> Result<()> {
-    let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
-    let peer = IdlePeer::start().await.map_err(|error| error.to_string())?;
+    let address: SocketAddr = api.address.parse().context("the API has an address")?;
+    let peer = IdlePeer::start().await?;
     let per_second = connections / (rounds as u64 * turn.as_secs()).max(1);
     let opened = [0; DISTURBANCES.len()].map(|_: u8| Arc::new(AtomicU64::new(0)));
     let (mut stay, mut visits) = (TimesByDisturbance::default(), TimesByDisturbance::default());
@@ -238,16 +239,16 @@ pub(super) async fn measure_crowd(
         })
     );
     if opened < connections / 2 {
-        return Err(format!("the crowd opened {opened} connections only"));
+        bail!("the crowd opened {opened} connections only");
     }
     if grown > MAX_MEMORY_GROWTH_BYTES {
-        return Err(format!("the crowd cost {grown} bytes"));
+        bail!("the crowd cost {grown} bytes");
     }
     let worst = stay_ratio.max(visits_ratio);
     if worst <= MAX_SLOWDOWN {
         Ok(())
     } else {
-        Err(format!(
+        Err(anyhow!(
             "beside the crowd callers' slowest hundredth took {worst:.3} times as long"
         ))
     }

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use meshwright_model::operation::{OperationKind, OperationState};
 use meshwright_model::plan::Target;
@@ -37,7 +38,7 @@ const PGBENCH_CLIENTS: &str = "10";
 const WORK_TIMEOUT: Duration = Duration::from_mins(5);
 
 pub(crate) fn run(options: &EngineOptions) -> Result<()> {
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Runtime::new()?;
     let (mut operations, mut steps, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 0..options.pairs {
         let fleet = Fleet {
@@ -95,7 +96,7 @@ async fn measure_registrations(fleet: &Fleet, count: usize) -> Result<f64> {
     for number in 0..count {
         last = Some(fleet.register_cluster(&format!("r{number}")).await.1);
     }
-    let last = last.ok_or("no operations were asked for")?;
+    let last = last.context("no operations were asked for")?;
     let (begun, stop) = (Instant::now(), CancellationToken::new());
     let engine = fleet.build_worker("bench", Duration::from_secs(30));
     let working = tokio::spawn({
@@ -105,16 +106,16 @@ async fn measure_registrations(fleet: &Fleet, count: usize) -> Result<f64> {
     let open = "SELECT count(*)::text FROM work_queue";
     while fleet.db.query_text("mw_worker", open).await != ["0"] {
         if begun.elapsed() > WORK_TIMEOUT {
-            return Err("the registrations do not end".into());
+            bail!("the registrations do not end");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let rate = rate_per_second(count, begun);
     stop.cancel();
-    working.await.map_err(|error| error.to_string())?;
+    working.await?;
     match fleet.operation(last).await.state {
         OperationState::Succeeded => Ok(rate),
-        state => Err(format!("a registration is {state:?}")),
+        state => Err(anyhow!("a registration is {state:?}")),
     }
 }
 
@@ -141,7 +142,7 @@ async fn measure_restart_steps(fleet: &Fleet, steps: usize) -> Result<f64> {
     let rate = rate_per_second(steps, begun);
     let shown = fleet.operation(operation).await;
     if shown.state != OperationState::Succeeded {
-        return Err(format!("the restart is {:?}", shown.state));
+        bail!("the restart is {:?}", shown.state);
     }
     Ok(rate)
 }
@@ -149,16 +150,18 @@ async fn measure_restart_steps(fleet: &Fleet, steps: usize) -> Result<f64> {
 /// Returns the inserts per second of one row each, every one in its own transaction.
 fn measure_inserts(runtime: &tokio::runtime::Runtime, fleet: &Fleet, seconds: u64) -> Result<f64> {
     let table = "CREATE TABLE IF NOT EXISTS bench (id bigserial PRIMARY KEY, at timestamptz NOT NULL, body jsonb NOT NULL)";
-    runtime.block_on(
-        fleet
-            .db
-            .execute(meshwright_store::embedded_postgres::SUPERUSER, table),
-    )?;
-    let script = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
+    runtime
+        .block_on(
+            fleet
+                .db
+                .execute(meshwright_store::embedded_postgres::SUPERUSER, table),
+        )
+        .map_err(anyhow::Error::msg)?;
+    let script = tempfile::NamedTempFile::new()?;
     let insert = "INSERT INTO bench (at, body) VALUES (now(), '{\"fact\": \"done\"}');\n";
-    std::fs::write(script.path(), insert).map_err(|error| error.to_string())?;
+    std::fs::write(script.path(), insert)?;
     let program = find_postgres_binaries()
-        .ok_or("there is no PostgreSQL")?
+        .context("there is no PostgreSQL")?
         .join("pgbench");
     let mut command = std::process::Command::new(program);
     command
@@ -178,5 +181,5 @@ fn measure_inserts(runtime: &tokio::runtime::Runtime, fleet: &Fleet, seconds: u6
     let tps = printed
         .lines()
         .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    tps.ok_or_else(|| format!("pgbench printed no tps: {printed}"))
+    tps.with_context(|| format!("pgbench printed no tps: {printed}"))
 }

@@ -7,12 +7,12 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use clap::Args;
 use meshwright_model::access::Role;
 use meshwright_model::ids::{
     ClusterId, KeyId, MeshId, OperationId, TenantId, UpgradeId, WebhookId,
 };
-use meshwright_store::StoreError;
 use serde_json::{Map, json};
 use uuid::Uuid;
 
@@ -47,29 +47,22 @@ struct IdPair {
 }
 
 pub(crate) fn run(options: &ExistenceOptions) -> Result<()> {
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let scratch = tempfile::tempdir()?;
     let secret = scratch.path().join("secret");
-    std::fs::write(&secret, "2a".repeat(32)).map_err(|error| error.to_string())?;
-    let failed = |error: StoreError| error.to_string();
-    let side = runtime
-        .block_on(BenchDatabase::new(2, 60))
-        .map_err(failed)?;
+    std::fs::write(&secret, "2a".repeat(32))?;
+    let side = runtime.block_on(BenchDatabase::new(2, 60))?;
     let store = &side.fleet.db.api;
-    let other = runtime
-        .block_on(service::create_api_key(
-            store,
-            TenantId(Uuid::from_u128(2)),
-            Role::Owner,
-        ))
-        .map_err(failed)?;
-    let owner = runtime
-        .block_on(service::create_api_key(
-            store,
-            side.fleet.db.tenant,
-            Role::Owner,
-        ))
-        .map_err(failed)?;
+    let other = runtime.block_on(service::create_api_key(
+        store,
+        TenantId(Uuid::from_u128(2)),
+        Role::Owner,
+    ))?;
+    let owner = runtime.block_on(service::create_api_key(
+        store,
+        side.fleet.db.tenant,
+        Role::Owner,
+    ))?;
     let setting = ApiProcessConfig::new(&side.fleet.db.url("mw_api"), &secret);
     let api = ApiProcess::start(ApiProcessConfig {
         program: options.server.clone(),
@@ -107,14 +100,14 @@ async fn measure_existence(
         })
     );
     if (longer - 0.5).abs() <= bound {
-        return Err(
-            "what one may see took no longer than what is nowhere: the clock sees nothing".into(),
-        );
+        return Err(anyhow!(
+            "what one may see took no longer than what is nowhere: the clock sees nothing"
+        ));
     }
     if told.is_empty() {
         Ok(())
     } else {
-        Err(format!("time tells that there are: {}", told.join(", ")))
+        Err(anyhow!("time tells that there are: {}", told.join(", ")))
     }
 }
 
@@ -186,14 +179,14 @@ impl IdPair {
                 .get(format!("http://{}/v1/{}", api.address, (self.path)(id)))
                 .bearer_auth(key);
             let start = Instant::now();
-            let answer = request.send().await.map_err(|error| error.to_string())?;
+            let answer = request.send().await?;
             let got = answer.status().as_u16();
-            answer.bytes().await.map_err(|error| error.to_string())?;
+            answer.bytes().await?;
             let taken = start.elapsed();
             if got == status {
                 Ok(taken)
             } else {
-                Err(format!("{}: {status} was expected, not {got}", self.title))
+                Err(anyhow!("{}: {status} was expected, not {got}", self.title))
             }
         };
         let (mut there, mut nowhere): (Vec<Duration>, Vec<Duration>) = (Vec::new(), Vec::new());

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, ValueEnum};
 use meshwright_model::access::Role;
 use meshwright_store::{Sealer, Store, StoreError};
@@ -77,15 +78,13 @@ const IO_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_BYTES_PER_CONNECTION: u64 = 64 * 1024;
 
 pub(crate) fn run(options: &FairnessOptions) -> Result<()> {
-    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let scratch = tempfile::tempdir()?;
     let postgres = database::start_migrated_postgres(scratch.path())?;
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Runtime::new()?;
     let secret = scratch.path().join("secret");
-    std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
+    std::fs::write(&secret, "07".repeat(32))?;
     let url = |role: &str| postgres.url(role, database::DATABASE_NAME);
-    let keys = runtime
-        .block_on(create_two_tenants(&url("mw_worker")))
-        .map_err(|error| error.to_string())?;
+    let keys = runtime.block_on(create_two_tenants(&url("mw_worker")))?;
     let usual = ApiProcessConfig {
         program: options.server.clone(),
         rate_limit_multiplier: "1",
@@ -94,7 +93,7 @@ pub(crate) fn run(options: &FairnessOptions) -> Result<()> {
     let turn = Duration::from_secs(options.seconds);
     if options.includes_part(FairnessPart::Noise) {
         let api = ApiProcess::start(usual.clone())?;
-        let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
+        let address: SocketAddr = api.address.parse().context("the API has an address")?;
         runtime.block_on(measure_fairness(options, &api, address, &keys))?;
     }
     if options.includes_part(FairnessPart::Changes) {
@@ -190,15 +189,15 @@ async fn measure_fairness(
         })
     );
     if refused.load(Ordering::Relaxed) == 0 {
-        return Err("no request was refused: there was no noise".into());
+        bail!("no request was refused: there was no noise");
     }
     if each > MAX_BYTES_PER_CONNECTION {
-        return Err(format!("an idle connection costs {each} bytes"));
+        bail!("an idle connection costs {each} bytes");
     }
     if ratio <= MAX_SLOWDOWN {
         Ok(())
     } else {
-        Err(format!(
+        Err(anyhow!(
             "the other tenant's slowest hundredth took {ratio:.3} times as long"
         ))
     }
@@ -222,9 +221,7 @@ impl Noise {
     ) -> Result<Self> {
         let over = Arc::new(AtomicBool::new(false));
         for _ in 0..width {
-            let stream = TcpStream::connect(address)
-                .await
-                .map_err(|error| error.to_string())?;
+            let stream = TcpStream::connect(address).await?;
             let (read, write) = stream.into_split();
             tokio::spawn(send_noise(
                 write,
@@ -279,13 +276,10 @@ async fn count_refusals(mut stream: OwnedReadHalf, over: Arc<AtomicBool>, refuse
 async fn open_idle_connections(address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
     let mut idle = Vec::with_capacity(count);
     for _ in 0..count {
-        let mut stream = TcpStream::connect(address)
-            .await
-            .map_err(|error| error.to_string())?;
+        let mut stream = TcpStream::connect(address).await?;
         stream
             .write_all(b"GET /v1/clusters HTTP/1.1\r\nHost: x")
-            .await
-            .map_err(|error| error.to_string())?;
+            .await?;
         idle.push(stream);
     }
     Ok(idle)

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -32,9 +33,8 @@ pub(super) async fn measure_latency(
     key: &str,
     long: Duration,
 ) -> Result<Vec<Duration>> {
-    let failed = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect(address).await.map_err(failed)?;
-    stream.set_nodelay(true).map_err(failed)?;
+    let mut stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
     let request = request_text(key);
     let (mut times, mut answer) = (Vec::new(), vec![0; 16 * 1024]);
     let (until, mut due) = (Instant::now() + long, Instant::now());
@@ -42,13 +42,13 @@ pub(super) async fn measure_latency(
         tokio::time::sleep_until(due.into()).await;
         due += CALL_INTERVAL;
         let since = Instant::now();
-        stream.write_all(request.as_bytes()).await.map_err(failed)?;
-        let length = stream.read(&mut answer).await.map_err(failed)?;
+        stream.write_all(request.as_bytes()).await?;
+        let length = stream.read(&mut answer).await?;
         if !answer[..length].starts_with(b"HTTP/1.1 200") {
-            return Err(format!(
+            bail!(
                 "the quiet tenant was answered {}",
                 String::from_utf8_lossy(&answer[..length.min(80)])
-            ));
+            );
         }
         times.push(since.elapsed());
     }

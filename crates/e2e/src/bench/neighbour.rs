@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, anyhow, bail};
 use meshwright_model::Clock as _;
 use meshwright_model::ids::TenantId;
 use meshwright_testkit::Fleet;
@@ -82,11 +83,11 @@ pub(super) async fn measure_silent_clusters(rounds: usize, turn: Duration) -> Re
         })
     );
     if grown > MAX_MEMORY_GROWTH_BYTES {
-        return Err(format!("the silent clusters cost {grown} bytes"));
+        bail!("the silent clusters cost {grown} bytes");
     }
     match mesh.2.max(cluster.2) {
         worst if worst <= MAX_SLOWDOWN => Ok(()),
-        worst => Err(format!(
+        worst => Err(anyhow!(
             "beside silent clusters another tenant's looks are {worst:.3} times as old"
         )),
     }
@@ -134,34 +135,16 @@ async fn measure_ages(
     let begun = Instant::now();
     while begun.elapsed() < SETTLE_TIME + turn {
         tokio::time::sleep(AGE_READ_INTERVAL).await;
-        let mut tx = quiet
-            .db
-            .api
-            .begin(quiet.db.tenant)
-            .await
-            .map_err(|error| error.to_string())?;
-        let observed = tx
-            .last_observation(quiet.mesh)
-            .await
-            .map_err(|error| error.to_string())?
-            .map(|(at, _)| at);
-        let member = tx
-            .get_mesh(quiet.mesh)
-            .await
-            .map_err(|error| error.to_string())?
-            .members[0]
-            .cluster;
-        let looked = tx
-            .get_cluster(member)
-            .await
-            .map_err(|error| error.to_string())?
-            .observed_at;
+        let mut tx = quiet.db.api.begin(quiet.db.tenant).await?;
+        let observed = tx.last_observation(quiet.mesh).await?.map(|(at, _)| at);
+        let member = tx.get_mesh(quiet.mesh).await?.members[0].cluster;
+        let looked = tx.get_cluster(member).await?.observed_at;
         drop(tx);
         if begun.elapsed() > SETTLE_TIME {
             let age =
                 |then| Duration::try_from(hog.clock.now().duration_since(then)).unwrap_or_default();
             ages.mesh
-                .push(age(observed.ok_or("the mesh was never observed")?));
+                .push(age(observed.context("the mesh was never observed")?));
             ages.cluster.extend(looked.map(age));
         }
     }

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use clap::Args;
 use jiff::SignedDuration;
 use meshwright_model::Clock;
@@ -97,19 +98,18 @@ pub(super) struct BenchDatabase {
 }
 
 pub(crate) fn run(options: &RlsCostOptions) -> Result<()> {
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        let failed = |error: StoreError| error.to_string();
-        let with = BenchDatabase::new(options.tenants, options.rows).await.map_err(failed)?;
-        let without = BenchDatabase::new(options.tenants, options.rows).await.map_err(failed)?;
+        let with = BenchDatabase::new(options.tenants, options.rows).await?;
+        let without = BenchDatabase::new(options.tenants, options.rows).await?;
         without.fleet.db.disable_row_security().await;
         for side in [&with, &without] {
-            side.fleet.db.execute(meshwright_store::embedded_postgres::SUPERUSER, "VACUUM ANALYZE").await?;
+            side.fleet.db.execute(meshwright_store::embedded_postgres::SUPERUSER, "VACUUM ANALYZE").await.map_err(anyhow::Error::msg)?;
         }
         let mut figures = Map::new();
         let mut worst: f64 = 0.0;
         for look in READ_QUERIES {
-            let (on, off) = measure_pairs(options.pairs, &with, &without, look).await.map_err(failed)?;
+            let (on, off) = measure_pairs(options.pairs, &with, &without, look).await?;
             let ratio = on.as_secs_f64() / off.as_secs_f64();
             worst = worst.max(ratio);
             let shown =
@@ -120,7 +120,7 @@ pub(crate) fn run(options: &RlsCostOptions) -> Result<()> {
             "{:#}",
             json!({ "pairs": options.pairs, "goal": MAX_RLS_SLOWDOWN, "worst": round_to_thousandths(worst), "looks": Value::Object(figures) })
         );
-        if worst <= MAX_RLS_SLOWDOWN { Ok(()) } else { Err(format!("row-level security costs more than {MAX_RLS_SLOWDOWN} somewhere")) }
+        if worst <= MAX_RLS_SLOWDOWN { Ok(()) } else { Err(anyhow!("row-level security costs more than {MAX_RLS_SLOWDOWN} somewhere")) }
     })
 }
 

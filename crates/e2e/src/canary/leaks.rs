@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use anyhow::{Context as _, anyhow, bail};
 use serde_json::json;
 
 use super::PLAIN_MARKER;
@@ -61,9 +62,7 @@ pub(super) fn check_for_leaks(
         "table",
     ] {
         if !seen.iter().any(|title| title.contains(needed)) {
-            return Err(format!(
-                "what is no secret was not found in {needed}: the judge is blind"
-            ));
+            bail!("what is no secret was not found in {needed}: the judge is blind");
         }
     }
     for (place, word) in [
@@ -83,9 +82,7 @@ pub(super) fn check_for_leaks(
             .iter()
             .any(|(title, bytes)| title == place && found(bytes, word))
         {
-            return Err(format!(
-                "{word} was not found in the {place}: the judge is blind"
-            ));
+            bail!("{word} was not found in the {place}: the judge is blind");
         }
     }
     // This finding shows that a worker has sent a credential to a cluster.
@@ -93,26 +90,26 @@ pub(super) fn check_for_leaks(
         .iter()
         .any(|(title, bytes)| title == "the dump" && found(bytes, "credential_expired"))
     {
-        return Err("no cluster has refused a credential: the judge is blind".into());
+        bail!("no cluster has refused a credential: the judge is blind");
     }
     // This state shows that a worker has sent signed messages to a webhook.
     if !haystacks
         .iter()
         .any(|(title, bytes)| title == "the dump" && found(bytes, "\tdelivered\t"))
     {
-        return Err("no message has arrived at a webhook: the judge is blind".into());
+        bail!("no message has arrived at a webhook: the judge is blind");
     }
     if leaks.is_empty() {
         Ok(())
     } else {
-        Err("a secret is shown".into())
+        Err(anyhow!("a secret is shown"))
     }
 }
 
 pub(super) fn read_files_below(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
-    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
+    let place = || folder.display().to_string();
+    for entry in std::fs::read_dir(folder).with_context(place)? {
+        let path = entry.with_context(place)?.path();
         if path.is_dir() {
             read_files_below(&path, into)?;
             continue;

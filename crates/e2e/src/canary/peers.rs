@@ -38,12 +38,10 @@ pub(super) struct Peers {
 impl Peers {
     pub(super) async fn start() -> Result<Self> {
         let names = ["127.0.0.1", "localhost"].map(str::to_owned);
-        let made = rcgen::generate_simple_self_signed(names).map_err(|error| error.to_string())?;
+        let made = rcgen::generate_simple_self_signed(names)?;
         let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
         let config = ServerConfig::builder().with_no_client_auth();
-        let config = config
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .map_err(|error| error.to_string())?;
+        let config = config.with_single_cert(vec![made.cert.der().clone()], key)?;
         let (tls, traces) = (
             TlsAcceptor::from(Arc::new(config)),
             ReceivedBytes::default(),
@@ -86,10 +84,8 @@ async fn spawn_responder(
     answer: String,
     heard: ReceivedBytes,
 ) -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0")
-        .await
-        .map_err(|error| error.to_string())?;
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (tls, answer, heard) = (tls.clone(), answer.clone(), heard.clone());

@@ -26,12 +26,9 @@ pub(super) async fn send_requests(
     let sent = (0..requests).map(|number| {
         let request = build_request(number, &http, &format!("http://{address}"), owner, peers);
         async move {
-            let answer = request.send().await.map_err(|error| error.to_string())?;
+            let answer = request.send().await?;
             let headers = format!("{:?}", answer.headers());
-            Ok::<_, String>((
-                headers,
-                answer.text().await.map_err(|error| error.to_string())?,
-            ))
+            Ok::<_, anyhow::Error>((headers, answer.text().await?))
         }
     });
     let answers: Vec<Result<(String, String)>> = futures::stream::iter(sent)

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use serde::Deserialize;
 
@@ -44,9 +45,9 @@ struct Bug {
 
 /// Reads the list of bugs of the repository in this folder.
 fn read_bug_list(repository: &Path) -> Result<BugList> {
-    let text = std::fs::read_to_string(repository.join(BUG_LIST))
-        .map_err(|error| format!("{BUG_LIST}: {error}"))?;
-    toml::from_str(&text).map_err(|error| format!("{BUG_LIST}: {error}"))
+    let text =
+        std::fs::read_to_string(repository.join(BUG_LIST)).with_context(|| BUG_LIST.to_owned())?;
+    toml::from_str(&text).with_context(|| BUG_LIST.to_owned())
 }
 
 /// Fuzzes the server with each bug in turn, and prints which check found it.
@@ -58,12 +59,10 @@ pub(crate) fn find_planted_bugs(options: &BugsOptions) -> Result<()> {
             .as_ref()
             .is_none_or(|only| bug.title.contains(only))
     });
-    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let scratch = tempfile::tempdir()?;
     let copy = scratch.path().join("copy");
     copy_sources(&copy)?;
-    let target = std::env::current_dir()
-        .map_err(|error| error.to_string())?
-        .join(TARGET_DIR);
+    let target = std::env::current_dir()?.join(TARGET_DIR);
     let mut missed = Vec::new();
     for bug in &list.bug {
         let found = bug.with_bug_planted(&copy, || {
@@ -73,7 +72,7 @@ pub(crate) fn find_planted_bugs(options: &BugsOptions) -> Result<()> {
                 scratch.path(),
             )
         });
-        let check = found.map_err(|error| format!("{}: {error}", bug.title))?;
+        let check = found.with_context(|| bug.title.clone())?;
         println!(
             "{}: {}",
             check
@@ -93,7 +92,7 @@ pub(crate) fn find_planted_bugs(options: &BugsOptions) -> Result<()> {
     if missed.is_empty() {
         Ok(())
     } else {
-        Err(format!("missed: {}", missed.join(", ")))
+        Err(anyhow!("missed: {}", missed.join(", ")))
     }
 }
 
@@ -112,15 +111,14 @@ impl Bug {
     /// Writes the bug into the copy, runs `work`, and restores the file.
     fn with_bug_planted<T>(&self, copy: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let file = copy.join(&self.file);
-        let text =
-            std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", self.file))?;
+        let text = std::fs::read_to_string(&file).with_context(|| self.file.clone())?;
         if let Some(fault) = self.find_place_fault(&text) {
-            return Err(fault);
+            bail!(fault);
         }
         let planted = text.replace(&self.instead, &self.put) + &self.and;
-        std::fs::write(&file, planted).map_err(|error| error.to_string())?;
+        std::fs::write(&file, planted)?;
         let done = work();
-        std::fs::write(&file, text).map_err(|error| error.to_string())?;
+        std::fs::write(&file, text)?;
         done
     }
 }
@@ -144,7 +142,7 @@ fn build_server(copy: &Path, target: &Path) -> Result<()> {
 
 /// Fuzzes a server with a bug in it, and returns the name of the check that found the bug.
 fn fuzz_for_bug(server: &Path, scratch: &Path) -> Result<Option<String>> {
-    let dir = tempfile::tempdir_in(scratch).map_err(|error| error.to_string())?;
+    let dir = tempfile::tempdir_in(scratch)?;
     let options = Options {
         cases: 1,
         each: 20,

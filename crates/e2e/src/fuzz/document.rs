@@ -2,6 +2,7 @@
 //! that exist. Invented ids end in 404, and every other error of such a request stays hidden behind
 //! that answer.
 
+use anyhow::Context as _;
 use meshwright_model::access::Role;
 use meshwright_testkit::Fleet;
 use serde_json::{Value, json};
@@ -272,8 +273,8 @@ fn document_with_examples(
     fields: &[FieldExample],
     role: Role,
 ) -> Result<Value> {
-    let text = std::fs::read_to_string(OPENAPI_FILE).map_err(|error| error.to_string())?;
-    let mut document: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let text = std::fs::read_to_string(OPENAPI_FILE)?;
+    let mut document: Value = serde_json::from_str(&text)?;
     for (_, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
             let things = if method == "delete" { spare } else { kept };
@@ -306,7 +307,7 @@ fn document_with_examples(
         } else {
             value.clone()
         };
-        found.ok_or_else(|| format!("{schema} has no {name}"))?["example"] = example;
+        found.with_context(|| format!("{schema} has no {name}"))?["example"] = example;
     }
     Ok(document)
 }

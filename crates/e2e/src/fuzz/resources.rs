@@ -1,5 +1,6 @@
 //! Creates the resources that the paths and bodies of a round name, through the API.
 
+use anyhow::anyhow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshwright_model::access::Role;
@@ -13,7 +14,7 @@ use crate::service::{self, ApiProcess};
 
 /// Returns a valid kubeconfig of a cluster that does not answer.
 fn make_kubeconfig() -> Result<String> {
-    let made = rcgen::generate_simple_self_signed(Vec::new()).map_err(|error| error.to_string())?;
+    let made = rcgen::generate_simple_self_signed(Vec::new())?;
     let cluster = json!({
         "server": "https://cluster.example.com:6443", "certificate-authority-data": STANDARD.encode(made.cert.pem()),
     });
@@ -50,7 +51,7 @@ impl<'a> ResourceMaker<'a> {
         let key = async |tenant| {
             service::create_api_key(&fleet.db.api, tenant, Role::Owner)
                 .await
-                .map_err(|error| error.to_string())
+                .map_err(anyhow::Error::from)
         };
         let (owner, operator) = (key(tenant).await?, key(TenantId::PLATFORM).await?);
         let http = reqwest::Client::new();
@@ -71,13 +72,13 @@ impl<'a> ResourceMaker<'a> {
             .post(format!("{}{path}", self.address))
             .bearer_auth(key)
             .json(&body);
-        let answer = request.send().await.map_err(|error| error.to_string())?;
+        let answer = request.send().await?;
         let status = answer.status();
-        let made: Value = answer.json().await.map_err(|error| error.to_string())?;
+        let made: Value = answer.json().await?;
         if status.is_success() {
             Ok(made)
         } else {
-            Err(format!("POST {path}: {status}: {made}"))
+            Err(anyhow!("POST {path}: {status}: {made}"))
         }
     }
 
@@ -94,13 +95,12 @@ impl<'a> ResourceMaker<'a> {
             .get(address)
             .bearer_auth(&self.owner_key)
             .send()
-            .await
-            .map_err(|error| error.to_string())?;
-        let ended: Value = asked.json().await.map_err(|error| error.to_string())?;
+            .await?;
+        let ended: Value = asked.json().await?;
         if ended["state"] == "succeeded" {
             Ok(ended)
         } else {
-            Err(format!("POST {path} ended as {ended}"))
+            Err(anyhow!("POST {path} ended as {ended}"))
         }
     }
 
@@ -108,18 +108,15 @@ impl<'a> ResourceMaker<'a> {
     /// cluster that is in no mesh.
     pub(super) async fn create_kept_and_spare(&self) -> Result<(Value, Value)> {
         let store = &self.fleet.db.api;
-        let wrong = |error: meshwright_store::StoreError| error.to_string();
         let upgrade = self.fleet.get_or_plan_upgrade().await;
-        let mut tx = store.begin(self.fleet.db.tenant).await.map_err(wrong)?;
+        let mut tx = store.begin(self.fleet.db.tenant).await?;
         let operation = tx
             .list_operations(&AccessFilter::ALL, None, Page::ALL)
-            .await
-            .map_err(wrong)?[0]
+            .await?[0]
             .id;
         let member = tx
             .list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
-            .await
-            .map_err(wrong)?[0]
+            .await?[0]
             .id;
         drop(tx);
         let mut kept = json!({

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use futures::future::BoxFuture;
 use meshwright_model::ids::UpgradeId;
 use meshwright_model::rules::Strategy;
@@ -127,7 +128,7 @@ async fn run_in_parallel(
         let Some(ended) = running.join_next().await else {
             return Ok(());
         };
-        let (title, verdict) = ended.map_err(|error| error.to_string())?;
+        let (title, verdict) = ended?;
         totals.count_verdict(&title, verdict);
     }
 }
@@ -241,13 +242,12 @@ async fn run_uncut(way: &str, width: usize) -> Result<(u64, usize, Arc<String>)>
     let worker = fleet
         .build_relayed_worker("counted", Duration::from_secs(30), &relay)
         .await;
-    worker.run_due().await.map_err(|error| error.to_string())?;
+    worker.run_due().await?;
     if way == "canary" {
         fleet
             .apply_verb(upgrade, Verb::Promote, Value::Null)
-            .await
-            .map_err(|error| error.to_string())?;
-        worker.run_due().await.map_err(|error| error.to_string())?;
+            .await?;
+        worker.run_due().await?;
     }
     let (writes, pushes) = (fleet.clusters.write_attempts(), fleet.clusters.push_count());
     let (records, started) = (
@@ -255,9 +255,7 @@ async fn run_uncut(way: &str, width: usize) -> Result<(u64, usize, Arc<String>)>
         started.load(Ordering::Relaxed),
     );
     if usize::try_from(pushes).ok() != Some(started) {
-        return Err(format!(
-            "{way}: {started} steps were started, and the writes of {pushes} would be cut"
-        ));
+        bail!("{way}: {started} steps were started, and the writes of {pushes} would be cut");
     }
     Ok((
         writes,

@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::bail;
 use meshwright_testkit::relay::{CutPoint, Relay};
 use serde_json::Value;
 
@@ -194,7 +195,7 @@ fn check_end_state(
         assert_sidecars(lab, wanted.1, wanted.2).and_then(|_| assert_revision_gone(lab, gone));
     if let Err(error) = verdict {
         totals.lost += 1;
-        eprintln!("lost: {error}");
+        eprintln!("lost: {error:#}");
     }
 }
 
@@ -253,10 +254,7 @@ impl MatrixStage<'_> {
                 self.server.run_cli(&["upgrade", "promote", upgrade])?;
             }
             if !self.runtime.block_on(relay.wait_for_stop(STATE_TIMEOUT)) {
-                return Err(format!(
-                    "{} never came to {}",
-                    worker.name, boundary.step.title
-                ));
+                bail!("{} never came to {}", worker.name, boundary.step.title);
             }
             println!(
                 "  {} {:?} at {} ({:?})",

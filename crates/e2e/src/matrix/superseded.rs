@@ -15,6 +15,7 @@ use meshwright_testkit::{Fleet, TestDb, WorkerThread};
 use serde_json::Value;
 
 use super::victim::{CutLocation, MAX_RUN_TIME, Victim, without_operation_ids};
+use crate::Result;
 
 /// Lease of the canary's worker: long enough for its fencing token to be valid when the worker
 /// wakes up, and short enough for a rollback to wait for its end.
@@ -51,7 +52,7 @@ fn comparable_state(fleet: &Fleet) -> String {
 
 /// Runs a canary without a cut until it is holding, and returns the numbers of its writes and
 /// records.
-pub(super) async fn count_cut_points(width: usize) -> Result<(u64, usize), String> {
+pub(super) async fn count_cut_points(width: usize) -> Result<(u64, usize)> {
     let fleet = Fleet {
         max_concurrent_restarts: width,
         ..Fleet::new().await
@@ -73,11 +74,8 @@ pub(super) async fn count_cut_points(width: usize) -> Result<(u64, usize), Strin
         .build_relayed_worker("counted", Duration::from_secs(30), &relay)
         .await;
     for verb in [Verb::Start, Verb::Promote] {
-        fleet
-            .apply_verb(upgrade, verb, Value::Null)
-            .await
-            .map_err(|error| error.to_string())?;
-        worker.run_due().await.map_err(|error| error.to_string())?;
+        fleet.apply_verb(upgrade, verb, Value::Null).await?;
+        worker.run_due().await?;
     }
     Ok((
         fleet.clusters.write_attempts(),

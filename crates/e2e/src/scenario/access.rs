@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use anyhow::{Context as _, anyhow};
+
 use super::text_field;
 use crate::Result;
 use crate::server::{CliClient, DevServer};
@@ -11,14 +13,14 @@ pub(super) fn count_items(client: &CliClient, arguments: &[&str]) -> Result<usiz
     list["items"]
         .as_array()
         .map(Vec::len)
-        .ok_or_else(|| format!("{} is no list", arguments.join(" ")))
+        .with_context(|| format!("{} is no list", arguments.join(" ")))
 }
 
 /// Runs a command, and checks that it is refused with this problem code.
 pub(super) fn assert_refused(client: &CliClient, arguments: &[&str], code: &str) -> Result<()> {
     match client.run_cli(arguments) {
-        Err(said) if said.contains(&format!("({code})")) => Ok(()),
-        other => Err(format!(
+        Err(said) if said.to_string().contains(&format!("({code})")) => Ok(()),
+        other => Err(anyhow!(
             "{} should have been refused with {code}: {other:?}",
             arguments.join(" ")
         )),
@@ -33,7 +35,7 @@ pub(super) fn assert_equal<T: PartialEq + std::fmt::Debug>(
     if found == wanted {
         Ok(())
     } else {
-        Err(format!("{what}: {found:?}, not {wanted:?}"))
+        Err(anyhow!("{what}: {found:?}, not {wanted:?}"))
     }
 }
 
@@ -78,7 +80,7 @@ fn check_keys(server: &DevServer, dir: &Path) -> Result<()> {
         "key", "create", "narrow", "--role", "viewer", "--scope", &mesh,
     ])?;
     let file = dir.join("narrow-key");
-    std::fs::write(&file, text_field(&made, "secret")?).map_err(|error| error.to_string())?;
+    std::fs::write(&file, text_field(&made, "secret")?)?;
     let narrow = server.clone_client().with_key(file);
     assert_equal("its own mesh", count_items(&narrow, &["mesh", "list"])?, 1)?;
     assert_equal(
@@ -108,8 +110,7 @@ fn check_tenants(server: &DevServer) -> Result<()> {
 /// Checks that the audit log agrees with its anchors and contains the actions of this run.
 fn check_audit_log(server: &DevServer, dir: &Path) -> Result<()> {
     let anchors = dir.join("anchors");
-    std::fs::write(&anchors, server.run_cli(&["audit", "anchor"])?)
-        .map_err(|error| error.to_string())?;
+    std::fs::write(&anchors, server.run_cli(&["audit", "anchor"])?)?;
     let said = server.run_cli(&[
         "audit",
         "verify",

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, bail};
 use serde_json::Value;
 
 use super::{mesh_namespace, text_field};
@@ -41,7 +42,7 @@ pub(super) fn check_renewal(lab: &Lab, server: &DevServer) -> Result<()> {
         ])?;
         let held = server.run_json(&["cluster", "get", member])?["credential"].clone();
         if held["serial"] != 2 || held["state"] != "valid" {
-            return Err(format!("{member} holds {held}"));
+            bail!("{member} holds {held}");
         }
         wait_until(
             "the former credentials are gone",
@@ -55,7 +56,7 @@ pub(super) fn check_renewal(lab: &Lab, server: &DevServer) -> Result<()> {
             },
         )?;
         if read_token(lab, &mesh, secret)? == old {
-            return Err(format!("{secret} still holds the former token"));
+            bail!("{secret} still holds the former token");
         }
         // An API server caches an authentication for ten seconds.
         wait_until("the former token is dead", CREDENTIAL_TIMEOUT, || {
@@ -71,7 +72,7 @@ pub(super) fn check_renewal(lab: &Lab, server: &DevServer) -> Result<()> {
     }
     match istiod_restarts(lab, &mesh)? {
         after if after == before => Ok(()),
-        after => Err(format!(
+        after => Err(anyhow!(
             "istiods were restarted: {before:?}, then {after:?}"
         )),
     }
@@ -111,7 +112,7 @@ pub(super) fn check_revocation(lab: &Lab, server: &DevServer) -> Result<()> {
         },
     )?;
     if shown["problem"]["code"] != "credential_expired" {
-        return Err(format!("it is said to be {}", shown["problem"]));
+        bail!("it is said to be {}", shown["problem"]);
     }
     let mut audit = lab.tail_audit_log("c2")?;
     audit.read_new_entries()?;
@@ -124,14 +125,12 @@ pub(super) fn check_revocation(lab: &Lab, server: &DevServer) -> Result<()> {
         })
         .count();
     if asked > 20 {
-        return Err(format!(
-            "a dead credential was tried {asked} times in ten seconds"
-        ));
+        bail!("a dead credential was tried {asked} times in ten seconds");
     }
     let wrong = lab.kubeconfig_path("c1")?.display().to_string();
     match server.run_cli(&["cluster", "renew", "c2", "--kubeconfig", &wrong, "--wait"]) {
-        Err(said) if said.contains("(another_cluster)") => {}
-        other => return Err(format!("another cluster's kubeconfig was taken: {other:?}")),
+        Err(said) if said.to_string().contains("(another_cluster)") => {}
+        other => bail!("another cluster's kubeconfig was taken: {other:?}"),
     }
     let right = lab.kubeconfig_path("c2")?.display().to_string();
     server.run_cli(&["cluster", "renew", "c2", "--kubeconfig", &right, "--wait"])?;
@@ -139,7 +138,7 @@ pub(super) fn check_revocation(lab: &Lab, server: &DevServer) -> Result<()> {
     if back["state"] != "ready"
         || back["credential"]["serial"].as_i64() != serial.as_i64().map(|serial| serial + 1)
     {
-        return Err(format!("it did not come back: {back}"));
+        bail!("it did not come back: {back}");
     }
     Ok(())
 }
@@ -198,7 +197,7 @@ pub(super) fn check_new_authority(lab: &Lab, server: &DevServer, dir: &Path) -> 
                     .then_some(())
             })?;
         } else if istiod_restarts(lab, &mesh)? != before {
-            return Err(format!("istiods were restarted for {member}"));
+            bail!("istiods were restarted for {member}");
         }
         let mut newcomers = 0;
         wait_until("istiod writes into the member", CREDENTIAL_TIMEOUT, || {
@@ -219,26 +218,25 @@ fn write_two_authorities(lab: &Lab, member: &str, dir: &Path) -> Result<(String,
             .lines()
             .find_map(|line| line.trim().strip_prefix(FIELD));
         line.map(str::to_owned)
-            .ok_or_else(|| "a kubeconfig has no authority".to_owned())
+            .context("a kubeconfig has no authority")
     };
     let read = |cluster: &str| {
-        std::fs::read_to_string(lab.kubeconfig_path(cluster)?).map_err(|error| error.to_string())
+        let path = lab.kubeconfig_path(cluster)?;
+        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
     };
     let text = read(member)?;
     let (own, other) = (authority(&text)?, authority(&read("hosting")?)?);
     let both = format!("{}{}", decode_base64(&own)?, decode_base64(&other)?);
     let both = base64::engine::general_purpose::STANDARD.encode(both);
     let file = dir.join(format!("{member}-two-authorities.yaml"));
-    std::fs::write(&file, text.replace(&own, &both)).map_err(|error| error.to_string())?;
+    std::fs::write(&file, text.replace(&own, &both))?;
     Ok((file.display().to_string(), both))
 }
 
 fn decode_base64(text: &str) -> Result<String> {
     use base64::Engine as _;
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(text)
-        .map_err(|error| error.to_string())?;
-    String::from_utf8(bytes).map_err(|error| error.to_string())
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text)?;
+    Ok(String::from_utf8(bytes)?)
 }
 
 /// Returns the name and the restarts of every istiod pod by its uid.
@@ -286,15 +284,15 @@ fn check_token_dead(lab: &Lab, member: &str, token: &str) -> Result<()> {
     let token = decode_base64(token)?;
     let review = serde_json::json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": { "token": token } });
     let file = std::env::temp_dir().join(format!("meshwright-review-{}", std::process::id()));
-    std::fs::write(&file, review.to_string()).map_err(|error| error.to_string())?;
+    std::fs::write(&file, review.to_string())?;
     let answer = lab.run_kubectl(
         member,
         &["create", "-o", "json", "-f", &file.display().to_string()],
     );
-    std::fs::remove_file(&file).map_err(|error| error.to_string())?;
-    let answer: Value = serde_json::from_str(&answer?).map_err(|error| error.to_string())?;
+    std::fs::remove_file(&file)?;
+    let answer: Value = serde_json::from_str(&answer?)?;
     if answer["status"]["authenticated"] == true {
-        return Err(format!("{member} still takes the former token"));
+        bail!("{member} still takes the former token");
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Tests the limits of a mesh's namespace in the hosting cluster and the variables of istiod, as
 //! the real API server shows them.
 
+use anyhow::{anyhow, bail};
 use serde_json::{Value, json};
 
 use super::{NEW_RELEASE, OLD_RELEASE, mesh_namespace};
@@ -23,7 +24,7 @@ pub(super) fn check_namespace_limits(lab: &Lab, server: &DevServer) -> Result<()
     let own = get_object(lab, &["namespace", &mesh])?;
     let standard = &own["metadata"]["labels"]["pod-security.kubernetes.io/enforce"];
     if standard != "restricted" {
-        return Err(format!("the mesh's namespace enforces {standard}"));
+        bail!("the mesh's namespace enforces {standard}");
     }
     check_root_refused(lab, &mesh)?;
     let quota = get_object(lab, &["resourcequota", "meshwright-limits", "-n", &mesh])?;
@@ -32,10 +33,10 @@ pub(super) fn check_namespace_limits(lab: &Lab, server: &DevServer) -> Result<()
         .len()
         .to_string();
     if quota["status"]["used"]["pods"] != pods.as_str() {
-        return Err(format!(
+        bail!(
             "{pods} pods are there, and the quota counts {}",
             quota["status"]["used"]
-        ));
+        );
     }
     let policy = get_object(lab, &["networkpolicy", "meshwright-limits", "-n", &mesh])?;
     // Proxies reach istiod at port 15012, and admission webhooks are served at port 15017.
@@ -43,7 +44,7 @@ pub(super) fn check_namespace_limits(lab: &Lab, server: &DevServer) -> Result<()
         .map(|port| &port["port"])
         .collect();
     if open != [&json!(15012), &json!(15017)] {
-        return Err(format!("these ports are open: {open:?}"));
+        bail!("these ports are open: {open:?}");
     }
     // istiod may call the API servers of the hosting cluster and of both members.
     let mut called: Vec<&str> = rule_entries(&policy["spec"]["egress"], "to")
@@ -65,7 +66,7 @@ pub(super) fn check_namespace_limits(lab: &Lab, server: &DevServer) -> Result<()
     if called == expected {
         Ok(())
     } else {
-        Err(format!("istiods may call {called:?}, not {expected:?}"))
+        Err(anyhow!("istiods may call {called:?}, not {expected:?}"))
     }
 }
 
@@ -80,8 +81,8 @@ fn check_root_refused(lab: &Lab, mesh: &str) -> Result<()> {
         mesh,
     ];
     match lab.run_kubectl("hosting", &run) {
-        Err(said) if said.contains("violates PodSecurity") => Ok(()),
-        other => Err(format!("a pod that may be root was not refused: {other:?}")),
+        Err(said) if said.to_string().contains("violates PodSecurity") => Ok(()),
+        other => Err(anyhow!("a pod that may be root was not refused: {other:?}")),
     }
 }
 
@@ -102,15 +103,11 @@ pub(crate) fn check_env_kept(lab: &Lab, server: &DevServer, revisions: &[&str]) 
                 .find(|entry| entry["name"] == name)
                 .map(|entry| &entry["value"]);
             if found != Some(&json!(wanted)) {
-                return Err(format!(
-                    "istiod-{revision} runs with {name}={found:?}, not {wanted}"
-                ));
+                bail!("istiod-{revision} runs with {name}={found:?}, not {wanted}");
             }
         }
         if deployment.to_string().contains("compatibilityVersion") {
-            return Err(format!(
-                "istiod-{revision} was rendered with a compatibility version"
-            ));
+            bail!("istiod-{revision} was rendered with a compatibility version");
         }
     }
     Ok(())
@@ -140,7 +137,7 @@ pub(super) fn check_in_place_keeps_env(lab: &Lab, server: &DevServer) -> Result<
         ],
     )?["spec"]["template"];
     if !image.to_string().contains("pilot:1.27.9") {
-        return Err("istiod was not replaced".into());
+        bail!("istiod was not replaced");
     }
     super::apply_verb(server, "rollback", &upgrade, "rolled_back")?;
     server.set_in_place_minors(1)?;
@@ -149,7 +146,7 @@ pub(super) fn check_in_place_keeps_env(lab: &Lab, server: &DevServer) -> Result<
 
 fn get_object(lab: &Lab, what: &[&str]) -> Result<Value> {
     let said = lab.run_kubectl("hosting", &[&["get", "-o", "json"], what].concat())?;
-    serde_json::from_str(&said).map_err(|error| error.to_string())
+    Ok(serde_json::from_str(&said)?)
 }
 
 fn rule_entries<'v>(rules: &'v Value, key: &'v str) -> impl Iterator<Item = &'v Value> {

@@ -48,7 +48,7 @@ fn check_tokens(lab: &Lab, server: &DevServer, dir: &Path) -> Result<()> {
     let (provider, audience) = trust_issuer(server, &issuer)?;
     let bearer = |title: &str, member: &str, account: &str, audience: &str| {
         let file = write_token(lab, &dir.join(title), member, account, audience)?;
-        Ok::<CliClient, String>(server.clone_client().with_key(file))
+        Ok::<CliClient, anyhow::Error>(server.clone_client().with_key(file))
     };
     let deployer = bearer("deployer", member, "deployer", &audience)?;
     // The keys of the cluster cannot be read without a login yet.
@@ -151,10 +151,7 @@ fn cluster_issuer(lab: &Lab, member: &str) -> Result<String> {
         member,
         &["get", "--raw", "/.well-known/openid-configuration"],
     )?;
-    text_field(
-        &serde_json::from_str(&said).map_err(|error| error.to_string())?,
-        "issuer",
-    )
+    text_field(&serde_json::from_str(&said)?, "issuer")
 }
 
 /// Writes a token of an account for this audience to a file.
@@ -176,7 +173,6 @@ fn write_token(
         "--duration",
         "10m",
     ];
-    std::fs::write(file, lab.run_kubectl(member, &arguments)?.trim())
-        .map_err(|error| error.to_string())?;
+    std::fs::write(file, lab.run_kubectl(member, &arguments)?.trim())?;
     Ok(file.to_owned())
 }

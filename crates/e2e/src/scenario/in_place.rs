@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anyhow::{anyhow, bail};
+
 use super::{LabRelease, plan_upgrade};
 use crate::Result;
 use crate::end_state::{assert_sidecars, restarts_per_workload};
@@ -30,17 +32,17 @@ pub(crate) fn check_in_place_upgrade(
         (asked, admissions.join())
     });
     asked?;
-    refused.map_err(|_| "the admissions panicked".to_owned())??;
+    refused.map_err(|_| anyhow!("the admissions panicked"))??;
     assert_sidecars(lab, to.1, to.2)?;
     let after = restarts_per_workload(lab)?;
     if after.is_empty() {
-        return Err("nothing was ever restarted in this lab, so nothing is proved".into());
+        bail!("nothing was ever restarted in this lab, so nothing is proved");
     }
     let odd = after.iter().find(|(workload, count)| {
         **count != before.get(*workload).copied().unwrap_or(0) + restarts
     });
     match odd {
-        Some((workload, count)) => Err(format!(
+        Some((workload, count)) => Err(anyhow!(
             "{workload} was restarted {} times, not {restarts}",
             count - before.get(workload).copied().unwrap_or(0)
         )),
@@ -59,7 +61,7 @@ fn admit_pods_until(lab: &Lab, over: &AtomicBool) -> Result<()> {
     let mut lost = 0;
     while !over.load(Ordering::Relaxed) {
         match admit_pod(lab, "shop", &[]) {
-            Err(said) if lost < ISTIOD_REPLICAS && is_connection_cut(&said) => {
+            Err(said) if lost < ISTIOD_REPLICAS && is_connection_cut(&said.to_string()) => {
                 println!("  a pod was made twice, because its webhook's connection had just ended");
                 lost += 1;
                 admit_pod(lab, "shop", &[])?;
@@ -109,9 +111,7 @@ pub(crate) fn check_injection_labels(lab: &Lab, names: &[&str], revision: &str) 
                 .filter(|found| !found.is_empty())
         })?;
         if found != revision {
-            return Err(format!(
-                "a pod labelled {label} is injected by {found:?}, not by {revision}"
-            ));
+            bail!("a pod labelled {label} is injected by {found:?}, not by {revision}");
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::{Context as _, anyhow, bail};
 use serde_json::Value;
 
 use super::credentials::account_name;
@@ -24,10 +25,9 @@ pub(super) fn check_least_privilege(lab: &Lab, server: &DevServer) -> Result<()>
     let mut denied = BTreeMap::new();
     for member in MEMBER_CLUSTERS {
         let path = lab.kubeconfig_path(member)?.with_file_name("audit.log");
-        let log = std::fs::read_to_string(&path)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let log = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         for line in log.lines() {
-            let entry: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
+            let entry: Value = serde_json::from_str(line)?;
             if entry["user"]["username"]
                 .as_str()
                 .is_some_and(|user| user.starts_with(ACCOUNT_PREFIX))
@@ -37,7 +37,7 @@ pub(super) fn check_least_privilege(lab: &Lab, server: &DevServer) -> Result<()>
         }
     }
     if !denied.is_empty() {
-        return Err(format!("our account was refused: {denied:?}"));
+        bail!("our account was refused: {denied:?}");
     }
     let role = lab.run_kubectl(
         MEMBER_CLUSTERS[0],
@@ -49,8 +49,7 @@ pub(super) fn check_least_privilege(lab: &Lab, server: &DevServer) -> Result<()>
             "json",
         ],
     )?;
-    let granted =
-        list_permissions(&serde_json::from_str(&role).map_err(|error| error.to_string())?);
+    let granted = list_permissions(&serde_json::from_str(&role)?);
     let unused: Vec<_> = granted
         .iter()
         .filter(|grant| !used.iter().any(|right| grant_covers(grant, right)))
@@ -58,7 +57,7 @@ pub(super) fn check_least_privilege(lab: &Lab, server: &DevServer) -> Result<()>
     if unused.is_empty() && !used.is_empty() {
         return Ok(());
     }
-    Err(format!(
+    Err(anyhow!(
         "granted and never used: {unused:?}; if scenarios before this one failed or were left out, \
          their rights are among these"
     ))

@@ -1,6 +1,7 @@
 //! Tests the removal of meshes and clusters, of dead ones by force, and the lists of what stays in
 //! them.
 
+use anyhow::{Context as _, anyhow, bail};
 use serde_json::Value;
 
 use super::credentials::{CREDENTIAL_TIMEOUT, SYSTEM_NAMESPACE};
@@ -46,7 +47,7 @@ fn assert_nothing_left(lab: &Lab, cluster: &str, of: &[&str]) -> Result<()> {
     if left.is_empty() {
         Ok(())
     } else {
-        Err(format!("{cluster} still has {left:?}"))
+        Err(anyhow!("{cluster} still has {left:?}"))
     }
 }
 
@@ -107,8 +108,8 @@ pub(super) fn check_forced_deletion(lab: &Lab, server: &DevServer) -> Result<()>
     // Without force, a silent cluster that is a member is not deregistered.
     let silence = lab.stop_process("c2/kube-apiserver")?;
     match server.run_json(&["cluster", "delete", DEAD_CLUSTER, "--wait"]) {
-        Err(said) if said.contains("(cluster_in_use)") => {}
-        other => return Err(format!("a member was deregistered: {other:?}")),
+        Err(said) if said.to_string().contains("(cluster_in_use)") => {}
+        other => bail!("a member was deregistered: {other:?}"),
     }
     let force = ["--force", "--reason", FORCE_REASON, "--wait"];
     let deletion = server.run_json(&[&["mesh", "delete", "second"], force.as_slice()].concat())?;
@@ -118,7 +119,7 @@ pub(super) fn check_forced_deletion(lab: &Lab, server: &DevServer) -> Result<()>
     let departure =
         server.run_json(&[&["cluster", "delete", DEAD_CLUSTER], force.as_slice()].concat())?;
     if server.run_json(&["cluster", "get", DEAD_CLUSTER]).is_ok() {
-        return Err(format!("{DEAD_CLUSTER} is still registered"));
+        bail!("{DEAD_CLUSTER} is still registered");
     }
     drop(silence);
     wait_until("the cluster is back", CREDENTIAL_TIMEOUT, || {
@@ -126,7 +127,7 @@ pub(super) fn check_forced_deletion(lab: &Lab, server: &DevServer) -> Result<()>
     })?;
     let stays = find_leftovers(lab, DEAD_CLUSTER, &["istio", &mesh, "meshwright"])?;
     if stays.is_empty() {
-        return Err("a silent cluster was changed".into());
+        bail!("a silent cluster was changed");
     }
     for left in [&deletion, &departure] {
         run_leftover_commands(lab, left)?;
@@ -142,8 +143,8 @@ pub(super) fn check_forced_deletion(lab: &Lab, server: &DevServer) -> Result<()>
     )
     .map(drop)
     .map_err(|error| {
-        format!(
-            "{error}: {:?}",
+        anyhow!(
+            "{error:#}: {:?}",
             find_leftovers(lab, DEAD_CLUSTER, &["istio", &mesh, "meshwright"])
         )
     })
@@ -155,7 +156,7 @@ fn run_leftover_commands(lab: &Lab, operation: &Value) -> Result<()> {
         .as_array()
         .filter(|listed| !listed.is_empty());
     let listed =
-        listed.ok_or_else(|| format!("an operation lists nothing that stays: {operation}"))?;
+        listed.with_context(|| format!("an operation lists nothing that stays: {operation}"))?;
     for left in listed {
         // Definitions stay in every member, because the users' own resources would be deleted with
         // them.
@@ -163,15 +164,15 @@ fn run_leftover_commands(lab: &Lab, operation: &Value) -> Result<()> {
             continue;
         }
         if left["cluster"] != DEAD_CLUSTER {
-            return Err(format!("listed though its cluster answers: {left}"));
+            bail!("listed though its cluster answers: {left}");
         }
         let command = text_field(left, "command")?;
         let arguments = command
             .strip_prefix("kubectl ")
-            .ok_or_else(|| format!("not of kubectl: {command}"))?;
+            .with_context(|| format!("not of kubectl: {command}"))?;
         let words: Vec<&str> = arguments.split(' ').collect();
         lab.run_kubectl(DEAD_CLUSTER, &words)
-            .map_err(|error| format!("{command}: {error}"))?;
+            .with_context(|| command.clone())?;
     }
     Ok(())
 }
@@ -191,7 +192,7 @@ pub(super) fn check_deregistration(lab: &Lab, server: &DevServer) -> Result<()> 
         .iter()
         .any(|member| names.iter().any(|name| name == member))
     {
-        return Err(format!("still registered: {names:?}"));
+        bail!("still registered: {names:?}");
     }
     Ok(())
 }

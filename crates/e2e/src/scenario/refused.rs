@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::bail;
 use serde_json::json;
 
 use super::rollback::wait_until_settled;
@@ -53,10 +54,10 @@ pub(crate) fn check_rollback_after_refusal(
         let paused = server.wait_for_state(&upgrade, "paused", STATE_TIMEOUT)?;
         let code = &paused["problem"]["code"];
         if code != "cluster_refused" && code != "permission_missing" {
-            return Err(format!(
+            bail!(
                 "{object:?} was refused, and the upgrade says {}",
                 paused["problem"]
-            ));
+            );
         }
         apply_verb(server, "rollback", &upgrade, "rolled_back")?;
         drop(policy);
@@ -65,11 +66,11 @@ pub(crate) fn check_rollback_after_refusal(
         wait_until_settled(lab)?;
         let differs = diff_dumps(&before, &lab.dump_objects()?, &[]);
         if !differs.is_empty() {
-            return Err(format!(
+            bail!(
                 "{object:?} was refused, and {} lines differ:\n{}",
                 differs.len(),
                 differs.join("\n")
-            ));
+            );
         }
     }
     Ok(())
@@ -103,7 +104,7 @@ impl<'a> AdmissionPolicy<'a> {
         });
         let list = json!({ "apiVersion": "v1", "kind": "List", "items": [policy, binding] });
         let file = dir.join("refused.json");
-        std::fs::write(&file, list.to_string()).map_err(|error| error.to_string())?;
+        std::fs::write(&file, list.to_string())?;
         let file = file.display().to_string();
         lab.run_kubectl(cluster, &["apply", "-f", &file])?;
         let made = Self { lab, cluster, file };
@@ -140,7 +141,7 @@ impl<'a> AdmissionPolicy<'a> {
             ];
             lab.run_kubectl(cluster, &tried)
                 .err()
-                .filter(|said| said.contains("refused by the lab"))
+                .filter(|said| said.to_string().contains("refused by the lab"))
                 .map(drop)
         })?;
         Ok(made)
@@ -153,7 +154,7 @@ impl Drop for AdmissionPolicy<'_> {
             .lab
             .run_kubectl(self.cluster, &["delete", "-f", &self.file])
         {
-            eprintln!("the policy is still there: {error}");
+            eprintln!("the policy is still there: {error:#}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use super::access::{assert_equal, assert_refused};
@@ -71,8 +72,9 @@ pub(super) fn check_registry_import(lab: &Lab, server: &DevServer, dir: &Path) -
         "enterprise",
     ];
     match operator.run_cli(&[&import[..], &["--chart-version", "1.2.3"]].concat()) {
-        Err(said) if said.contains("did not pull") && said.contains("1.2.3") => {}
-        other => return Err(format!("charts that are not there: {other:?}")),
+        Err(said)
+            if said.to_string().contains("did not pull") && said.to_string().contains("1.2.3") => {}
+        other => bail!("charts that are not there: {other:?}"),
     }
     let made = operator.run_json(&[&import[..], &known].concat())?;
     assert_equal("its tag", made["tag"].as_str(), Some(CHART_VERSION))?;
@@ -109,7 +111,7 @@ fn is_reachable(server: &DevServer) -> Result<bool> {
     let option = items
         .iter()
         .find(|option| option["version"] == NEW_VERSION)
-        .ok_or("it is not in the options")?;
+        .context("it is not in the options")?;
     let direct = option["strategies"]
         .as_array()
         .into_iter()

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use anyhow::{anyhow, bail};
+
 use super::{NEW_RELEASE, OLD_RELEASE, apply_verb, plan_upgrade};
 use crate::Result;
 use crate::end_state::{assert_revision_gone, assert_sidecars, diff_dumps};
@@ -75,7 +77,7 @@ pub(crate) fn check_rollback_from(
     if differs.is_empty() {
         Ok(())
     } else {
-        Err(format!(
+        Err(anyhow!(
             "{} lines differ:\n{}",
             differs.len(),
             shorten_lines(&differs)
@@ -104,9 +106,7 @@ fn check_silent_member(lab: &Lab, server: &DevServer, upgrade: &str) -> Result<(
         || state["problem"]["code"] != "cluster_unreachable"
         || tags? != OLD_RELEASE.1
     {
-        return Err(format!(
-            "the promotion was not stopped as it should be: {state}"
-        ));
+        bail!("the promotion was not stopped as it should be: {state}");
     }
     wait_until("the member answers again", Duration::from_mins(1), || {
         lab.list_objects("c2", &["nodes"]).ok()
@@ -129,17 +129,18 @@ fn split_promotion(
     drop(held);
     let paused = server.wait_for_state(upgrade, "paused", STATE_TIMEOUT)?;
     if paused["problem"]["code"] != "tag_split" {
-        return Err(format!(
+        bail!(
             "a member was lost in the middle of a promotion, and the upgrade says {}",
             paused["problem"]
-        ));
+        );
     }
     let retired = server
         .run_cli(&["upgrade", "retire", upgrade])
         .err()
+        .map(|said| said.to_string())
         .unwrap_or_default();
     if !retired.contains("(invalid_transition)") {
-        return Err(format!("the old revision is not protected: {retired}"));
+        bail!("the old revision is not protected: {retired}");
     }
     drop(stopped);
     wait_until("the member answers again", STATE_TIMEOUT, || {
@@ -154,9 +155,7 @@ fn split_promotion(
         ];
         let found = lab.run_kubectl(member, &[&["get"], &tag[..]].concat())?;
         if found != revision {
-            return Err(format!(
-                "the tag default of {member} points to {found}, not to {revision}"
-            ));
+            bail!("the tag default of {member} points to {found}, not to {revision}");
         }
     }
     // The upgrade has never patched this workload, so its pod stays on the new revision unless the
@@ -208,10 +207,10 @@ fn pause_mid_rollout(
             is_from_meshwright(entry) && is_accepted(entry) && entry["verb"] == "patch"
         });
         if let Some(entry) = late {
-            return Err(format!(
+            bail!(
                 "a patch was accepted after the pause was visible: {}",
                 entry["requestURI"]
-            ));
+            );
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow};
 use serde_json::Value;
 
 use super::{LabRelease, apply_verb, plan_upgrade, text_field};
@@ -41,8 +42,8 @@ pub(crate) fn wait_for_envoys(server: &DevServer, wanted: LabRelease) -> Result<
             .then_some(EXPECTED_ENVOYS)
     };
     wait_until("every Envoy is in sync", STATE_TIMEOUT, all).map_err(|error| {
-        format!(
-            "{error}; the proxies are {}",
+        anyhow!(
+            "{error:#}; the proxies are {}",
             Value::from(list_proxies(server).unwrap_or_default())
         )
     })
@@ -57,18 +58,18 @@ pub(crate) fn check_left_behind(
     wanted: LabRelease,
 ) -> Result<()> {
     let manifest = dir.join("legacy.json");
-    std::fs::write(&manifest, LEGACY_POD).map_err(|error| error.to_string())?;
+    std::fs::write(&manifest, LEGACY_POD)?;
     let manifest = manifest.display().to_string();
     lab.run_kubectl("c1", &["apply", "-f", &manifest])?;
     let blocked = plan_upgrade(server, wanted.0, "canary", "3600")
         .err()
-        .ok_or("a pod that nothing can move was not reported")?;
+        .context("a pod that nothing can move was not reported")?;
     let upgrade = text_field(
         &server.run_json(&["upgrade", "list", "demo"])?["items"][0],
         "id",
     )?;
     apply_verb(server, "acknowledge", &upgrade, "verifying")
-        .map_err(|error| format!("{error} (after {blocked})"))?;
+        .map_err(|error| anyhow!("{error:#} (after {blocked})"))?;
     apply_verb(server, "promote", &upgrade, "holding")?;
     server.run_cli(&["upgrade", "retire", &upgrade])?;
     let waits = || {

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use super::leaving::{DEAD_CLUSTER, FORCE_REASON, delete_workloads};
@@ -63,7 +64,7 @@ impl StartState {
             Self::Release(release) => advance_mesh(on, release),
             Self::Mesh => current_release(&on.server)?
                 .map(drop)
-                .ok_or_else(|| "there is no mesh any more".into()),
+                .context("there is no mesh any more"),
             Self::NoMesh => delete_meshes(on),
             Self::OneCluster => {
                 delete_meshes(on)?;
@@ -107,14 +108,12 @@ pub(super) fn restore_lab(on: &SuiteLab) -> Result<()> {
     // The end of the upgrade may have changed the release.
     let (version, revision) = current_release(server)?.unwrap_or((version, revision));
     let release = find_release(&version, &revision)?;
-    wait_until("every pod runs one release", RESTORE_TIMEOUT, || {
-        assert_sidecars(lab, release.1, release.2).ok()
-    })
-    .map(drop)
-    .map_err(|error| {
-        let found = assert_sidecars(lab, release.1, release.2).err();
-        format!("{error}: {}", found.unwrap_or_default())
-    })
+    let one_release = || assert_sidecars(lab, release.1, release.2);
+    let settled = wait_until("every pod runs one release", RESTORE_TIMEOUT, || {
+        one_release().ok()
+    });
+    settled.or_else(|error| one_release().with_context(|| error.to_string()))?;
+    Ok(())
 }
 
 /// Gives each member whose credential is dead a new one.
@@ -154,7 +153,7 @@ pub(crate) fn end_open_upgrade(server: &CliClient, mesh: &str) -> Result<()> {
         }
         let state = text_field(&now, "state")?;
         if start.elapsed() > RESTORE_TIMEOUT {
-            return Err(format!("{id} is still {state}: {}", now["problem"]));
+            bail!("{id} is still {state}: {}", now["problem"]);
         }
         if state != answered {
             let allowed = now["allowed_verbs"].as_array().cloned().unwrap_or_default();
@@ -195,7 +194,7 @@ fn find_release(version: &str, revision: &str) -> Result<LabRelease> {
     RELEASES
         .into_iter()
         .find(|release| (release.0, release.1) == (version, revision))
-        .ok_or_else(|| {
+        .with_context(|| {
             format!("the mesh runs {version} in revision {revision}, where no scenario begins")
         })
 }
@@ -203,13 +202,13 @@ fn find_release(version: &str, revision: &str) -> Result<LabRelease> {
 /// Takes the mesh forward to a release, by the way that the scenarios take it.
 fn advance_mesh(on: &SuiteLab, wanted: LabRelease) -> Result<()> {
     let place = |release: LabRelease| RELEASES.iter().position(|known| *known == release);
-    let (version, revision) = current_release(&on.server)?.ok_or("there is no mesh any more")?;
+    let (version, revision) = current_release(&on.server)?.context("there is no mesh any more")?;
     let current = find_release(&version, &revision)?;
     if place(current) > place(wanted) {
-        return Err(format!(
+        bail!(
             "the mesh runs {version} in revision {revision} already, and an upgrade never goes down to {}",
             wanted.0
-        ));
+        );
     }
     let left = RELEASES
         .into_iter()

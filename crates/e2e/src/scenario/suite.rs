@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::releases::{
@@ -194,10 +195,10 @@ fn check_nothing_cluster_wide(lab: &Lab) -> Result<()> {
     for object in lab.list_objects("hosting", &[kinds])? {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         if name.contains("istio") || name.contains("meshwright") || name.contains("demo") {
-            return Err(format!(
+            bail!(
                 "{} {name} reaches over the whole hosting cluster",
                 object["kind"]
-            ));
+            );
         }
     }
     Ok(())
@@ -213,10 +214,10 @@ fn check_istioctl_tags(lab: &Lab, server: &DevServer) -> Result<()> {
                 .lines()
                 .any(|line| line.split_whitespace().take(2).eq([tag, OLD_RELEASE.1]));
             if !pointed {
-                return Err(format!(
+                bail!(
                     "istioctl does not see {tag} on {} in {member}:\n{said}",
                     OLD_RELEASE.1
-                ));
+                );
             }
         }
     }
@@ -230,7 +231,7 @@ fn check_istiod_restart(lab: &Lab, server: &DevServer) -> Result<()> {
     let name = pods
         .first()
         .and_then(|pod| pod["metadata"]["name"].as_str())
-        .ok_or("no istiod runs")?
+        .context("no istiod runs")?
         .to_owned();
     lab.signal_process(&format!("hosting/pod/{namespace}/{name}"), "KILL")?;
     wait_until(

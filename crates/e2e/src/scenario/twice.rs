@@ -18,7 +18,7 @@ pub(super) fn check_second_registration(lab: &Lab, server: &DevServer, dir: &Pat
         .with_key(server.state_dir().join("operator-key"));
     let made = operator.run_json(&["tenant", "create", "neighbour"])?;
     let file = dir.join("neighbour-key");
-    std::fs::write(&file, text_field(&made, "owner_key")?).map_err(|error| error.to_string())?;
+    std::fs::write(&file, text_field(&made, "owner_key")?)?;
     let neighbour = server.clone_client().with_key(file);
     let before = list_held_objects(lab)?;
     let kubeconfig = lab.kubeconfig_path("c1")?.display().to_string();

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use anyhow::anyhow;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{error_text, text_at};
+use super::text_at;
 use crate::Result;
 use crate::tls_program::TlsProgram;
 
@@ -29,12 +30,9 @@ impl VaultServer {
     /// operator does once.
     pub(super) async fn start(dir: &Path) -> Result<Self> {
         let program = TlsProgram::start("vault", dir)?;
-        let certificate = std::fs::read(&program.certificate).map_err(error_text)?;
-        let trusted = reqwest::Certificate::from_pem(&certificate).map_err(error_text)?;
-        let http = Client::builder()
-            .tls_certs_only([trusted])
-            .build()
-            .map_err(error_text)?;
+        let certificate = std::fs::read(&program.certificate)?;
+        let trusted = reqwest::Certificate::from_pem(&certificate)?;
+        let http = Client::builder().tls_certs_only([trusted]).build()?;
         let address = format!("https://{}", program.address);
         let (root, unseal) = (String::new(), String::new());
         let mut vault = Self {
@@ -87,7 +85,7 @@ impl VaultServer {
         if status.is_success() {
             Ok(answer)
         } else {
-            Err(format!("vault: {method} {path}: {status} {answer}"))
+            Err(anyhow!("vault: {method} {path}: {status} {answer}"))
         }
     }
 
@@ -98,17 +96,13 @@ impl VaultServer {
         path: &str,
         body: Value,
     ) -> Result<(StatusCode, Value)> {
-        let method = Method::from_bytes(method.as_bytes()).map_err(error_text)?;
+        let method = Method::from_bytes(method.as_bytes())?;
         let request = self
             .http
             .request(method, format!("{}/v1/{path}", self.address))
             .json(&body);
-        let answer = request
-            .header("X-Vault-Token", token)
-            .send()
-            .await
-            .map_err(error_text)?;
-        let (status, body) = (answer.status(), answer.text().await.map_err(error_text)?);
+        let answer = request.header("X-Vault-Token", token).send().await?;
+        let (status, body) = (answer.status(), answer.text().await?);
         Ok((status, serde_json::from_str(&body).unwrap_or_default()))
     }
 
@@ -119,7 +113,7 @@ impl VaultServer {
         if opened["sealed"] == false {
             Ok(())
         } else {
-            Err(format!("vault stayed sealed: {opened}"))
+            Err(anyhow!("vault stayed sealed: {opened}"))
         }
     }
 

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::{Context as _, anyhow, bail};
 use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use serde_json::Value;
 
@@ -27,7 +28,7 @@ pub(super) fn require_pgbench() -> Result<()> {
     if program.exists() {
         return Ok(());
     }
-    Err(format!(
+    Err(anyhow!(
         "{} is missing; Debian has it in the package postgresql-contrib or postgresql",
         program.display()
     ))
@@ -61,7 +62,7 @@ impl PgbenchDatabase {
         let (reads, writes) = (scratch.join("reads.sql"), scratch.join("writes.sql"));
         let written = std::fs::write(&reads, read_script()?)
             .and_then(|()| std::fs::write(&writes, write_script()));
-        written.map_err(|error| error.to_string())?;
+        written?;
         run_command(pgbench_command()?.args([
             "--initialize",
             "--quiet",
@@ -123,23 +124,22 @@ impl PgbenchDatabase {
         let said = run_command(&mut run)?;
         let line = said.lines().find_map(|line| line.strip_prefix("tps = "));
         let rate = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        rate.ok_or_else(|| format!("pgbench said {said}"))
+        rate.with_context(|| format!("pgbench said {said}"))
     }
 
     /// Returns the processor seconds of the whole Postgres server so far: of its running processes
     /// and of those that have ended.
     pub(super) fn server_cpu_seconds(&self) -> Result<f64> {
         let file = self.folder.join("data").join("postmaster.pid");
-        let text = std::fs::read_to_string(&file)
-            .map_err(|error| format!("{}: {error}", file.display()))?;
+        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         let server: u32 = text
             .lines()
             .next()
             .unwrap_or_default()
             .parse()
-            .map_err(|_| "the server has no number")?;
-        let own = read_process_stat(server).ok_or("the server does not run")?;
-        let entries = std::fs::read_dir("/proc").map_err(|error| error.to_string())?;
+            .context("the server has no number")?;
+        let own = read_process_stat(server).context("the server does not run")?;
+        let entries = std::fs::read_dir("/proc")?;
         let processes = entries
             .flatten()
             .filter_map(|entry| read_process_stat(entry.file_name().to_str()?.parse().ok()?));
@@ -174,8 +174,7 @@ fn read_script() -> Result<String> {
 /// Returns a checked query with values for its parameters: the tenant, one more id if given, and
 /// values that do not filter any further.
 fn checked_statement(part: &str, tenant: &str, id: Option<&str>) -> Result<String> {
-    let entries =
-        std::fs::read_dir(QUERIES_DIR).map_err(|error| format!("{QUERIES_DIR}: {error}"))?;
+    let entries = std::fs::read_dir(QUERIES_DIR).with_context(|| QUERIES_DIR.to_owned())?;
     let read =
         |path: PathBuf| serde_json::from_str::<Value>(&std::fs::read_to_string(path).ok()?).ok();
     let known = entries.flatten().filter_map(|entry| read(entry.path()));
@@ -184,7 +183,7 @@ fn checked_statement(part: &str, tenant: &str, id: Option<&str>) -> Result<Strin
             .as_str()
             .is_some_and(|query| query.contains(part))
     });
-    let found = found.ok_or_else(|| format!("no query has {part}"))?;
+    let found = found.with_context(|| format!("no query has {part}"))?;
     // Every id lies between the id of only zeros and the id of only `f`.
     let bound = |digit: char| format!("'{}'::uuid", digit.to_string().repeat(32));
     let mut query = found["query"]
@@ -212,7 +211,7 @@ fn checked_statement(part: &str, tenant: &str, id: Option<&str>) -> Result<Strin
             }
             (_, "Uuid") => "NULL::uuid".into(),
             (_, "Text") => "NULL::text".into(),
-            (_, other) => return Err(format!("no value of type {other} is known for {part}")),
+            (_, other) => bail!("no value of type {other} is known for {part}"),
         };
         query = query.replace(&format!("${}", number + 1), &value);
     }
