@@ -4,6 +4,8 @@
 //! A token names its tenant in its audience, `meshwright:tenant_01…`. No other claim is trusted
 //! before the signature was checked with a key of an issuer that this tenant trusts.
 
+use meshwright_model::ClosedSet;
+use meshwright_wire::SignatureAlgorithmValue;
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
@@ -28,19 +30,20 @@ const MAX_GROUPS: usize = 200;
 /// Prefix of the audience of our tokens; the id of the tenant follows it.
 const AUDIENCE_PREFIX: &str = "meshwright:";
 
-/// Algorithms that a provider may be registered with. All of them are signatures that need no
-/// shared secret.
-pub(crate) const SIGNATURE_ALGORITHMS: [(&str, Algorithm); 9] = [
-    ("RS256", Algorithm::RS256),
-    ("RS384", Algorithm::RS384),
-    ("RS512", Algorithm::RS512),
-    ("PS256", Algorithm::PS256),
-    ("PS384", Algorithm::PS384),
-    ("PS512", Algorithm::PS512),
-    ("ES256", Algorithm::ES256),
-    ("ES384", Algorithm::ES384),
-    ("EdDSA", Algorithm::EdDSA),
-];
+/// Returns the library's name of an algorithm that a provider may be registered with.
+fn library_algorithm(algorithm: SignatureAlgorithmValue) -> Algorithm {
+    match algorithm {
+        SignatureAlgorithmValue::Rs256 => Algorithm::RS256,
+        SignatureAlgorithmValue::Rs384 => Algorithm::RS384,
+        SignatureAlgorithmValue::Rs512 => Algorithm::RS512,
+        SignatureAlgorithmValue::Ps256 => Algorithm::PS256,
+        SignatureAlgorithmValue::Ps384 => Algorithm::PS384,
+        SignatureAlgorithmValue::Ps512 => Algorithm::PS512,
+        SignatureAlgorithmValue::Es256 => Algorithm::ES256,
+        SignatureAlgorithmValue::Es384 => Algorithm::ES384,
+        SignatureAlgorithmValue::EdDsa => Algorithm::EdDSA,
+    }
+}
 
 /// Returns the audience that tokens for a tenant must have.
 pub(crate) fn tenant_audience(tenant: TenantId) -> String {
@@ -138,9 +141,8 @@ pub(crate) fn verify_token(
     now: Timestamp,
 ) -> Option<OidcIdentity> {
     let known = |name: &String| {
-        SIGNATURE_ALGORITHMS
-            .iter()
-            .any(|(known, algorithm)| known == name && *algorithm == unproved.algorithm)
+        SignatureAlgorithmValue::from_name(name)
+            .is_some_and(|known| library_algorithm(known) == unproved.algorithm)
     };
     if !provider.algorithms.iter().any(known) {
         return None;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use meshwright_wire::{
     ApiKey, ChangeTenant, CreateApiKey, CreateIdentityProvider, CreateOwnerKey, CreateRoleBinding,
-    CreateTenant, IdentityProvider, RoleBinding, RotateApiKey, Tenant as TenantView, Usage,
+    CreateTenant, Edition, IdentityProvider, RequestedTenantStateValue, Role, RoleBinding,
+    RotateApiKey, SignatureAlgorithm, Tenant as TenantView, Usage,
 };
 
 use crate::arguments::parse_key_values;
@@ -37,7 +38,7 @@ fn key_row(key: &ApiKey) -> Vec<String> {
     };
     vec![
         key.name.clone(),
-        key.role.clone(),
+        key.role.to_string(),
         scopes,
         state.into(),
         time(key.expires_at),
@@ -68,7 +69,7 @@ pub(crate) async fn run_key_command(
         } => {
             let body = CreateApiKey {
                 name,
-                role,
+                role: Role::from_name(role),
                 scopes,
                 expires_at,
             };
@@ -118,7 +119,7 @@ fn binding_row(binding: &RoleBinding) -> Vec<String> {
     let who = or_dash(binding.subject.as_ref().or(group.as_ref()));
     vec![
         who,
-        binding.role.clone(),
+        binding.role.to_string(),
         binding.scope.clone(),
         binding.provider_id.clone(),
         binding.id.clone(),
@@ -150,7 +151,10 @@ pub(crate) async fn run_access_command(
             let body = CreateIdentityProvider {
                 name,
                 issuer,
-                algorithms,
+                algorithms: algorithms
+                    .into_iter()
+                    .map(SignatureAlgorithm::from_name)
+                    .collect(),
                 groups_claim,
                 required_claims,
             };
@@ -179,7 +183,7 @@ pub(crate) async fn run_access_command(
                 provider_id: provider,
                 subject,
                 group,
-                role,
+                role: Role::from_name(role),
                 scope,
             };
             let made: RoleBinding = client.post("/v1/role-bindings", &body, None).await?;
@@ -217,8 +221,8 @@ fn tenant_row(tenant: &TenantView) -> Vec<String> {
     let created = tenant.created_at.to_string();
     vec![
         tenant.name.clone(),
-        tenant.state.clone(),
-        tenant.edition.clone(),
+        tenant.state.to_string(),
+        tenant.edition.to_string(),
         created,
         tenant.id.clone(),
     ]
@@ -246,7 +250,7 @@ pub(crate) async fn run_tenant_command(
             let body = CreateTenant {
                 name,
                 quotas: parse_quotas(&texts)?,
-                edition,
+                edition: Edition::from_name(edition),
             };
             let made: TenantView = client.post("/v1/tenants", &body, None).await?;
             let row =
@@ -274,21 +278,21 @@ pub(crate) async fn run_tenant_command(
             tenant,
             ChangeTenant {
                 quotas: parse_quotas(&texts)?,
-                edition,
+                edition: edition.map(Edition::from_name),
                 ..ChangeTenant::default()
             },
         ),
         TenantCommand::Suspend { tenant } => (
             tenant,
             ChangeTenant {
-                state: Some("suspended".into()),
+                state: Some(RequestedTenantStateValue::Suspended.into()),
                 ..Default::default()
             },
         ),
         TenantCommand::Resume { tenant } => (
             tenant,
             ChangeTenant {
-                state: Some("active".into()),
+                state: Some(RequestedTenantStateValue::Active.into()),
                 ..Default::default()
             },
         ),
@@ -307,7 +311,11 @@ pub(crate) async fn print_usage(client: &Client, format: OutputFormat) -> Result
         let row = |(what, used): (&String, &meshwright_wire::QuotaUsage)| {
             vec![what.clone(), used.used.to_string(), used.limit.to_string()]
         };
-        let granted = vec!["edition".to_owned(), String::new(), usage.edition.clone()];
+        let granted = vec![
+            "edition".to_owned(),
+            String::new(),
+            usage.edition.to_string(),
+        ];
         usage.items.iter().map(row).chain([granted]).collect()
     })
 }

@@ -6,14 +6,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshwright_model::Version;
 use meshwright_wire::{
-    AddHostingCluster, ChangeRelease, HostingCluster, Release as ReleaseView, ReleaseList,
+    AddHostingCluster, ChangeRelease, Channel, HostingCluster, Release as ReleaseView, ReleaseList,
+    ReleaseState,
 };
 
 use crate::client::{Client, percent_encode};
 use crate::options::{
     HostingCommand, ImportReleaseArgs, OutputFormat, ReleaseCommand, SetReleaseArgs,
 };
-use crate::output::{or_dash, print_line, print_value};
+use crate::output::{join_names, or_dash, print_line, print_value};
 use crate::{Failure, Result};
 
 const RELEASE_COLUMNS: [&str; 5] = [
@@ -27,8 +28,8 @@ const RELEASE_COLUMNS: [&str; 5] = [
 fn release_row(release: &ReleaseView) -> Vec<String> {
     vec![
         release.version.clone(),
-        release.state.clone(),
-        release.channels.join(" "),
+        release.state.to_string(),
+        join_names(&release.channels, " "),
         release.kubernetes.clone(),
         or_dash(release.supported_until.as_ref()),
     ]
@@ -130,9 +131,10 @@ pub(crate) async fn run_release_command(
             supported_until,
             notes,
         }) => {
+            let channels: Vec<Channel> = channels.into_iter().map(Channel::from_name).collect();
             let channels = (!channels.is_empty()).then_some(channels);
             let body = ChangeRelease {
-                state,
+                state: state.map(ReleaseState::from_name),
                 channels,
                 supported_until,
                 notes,

@@ -32,7 +32,7 @@ fn problem_or_credential(cluster: &ClusterView) -> String {
 fn cluster_row(cluster: &ClusterView) -> Vec<String> {
     vec![
         cluster.name.clone(),
-        cluster.state.clone(),
+        cluster.state.to_string(),
         or_dash(cluster.kubernetes_version.as_ref()),
         problem_or_credential(cluster),
         cluster.server.clone(),

@@ -34,7 +34,7 @@ pub(crate) async fn print_events(
             vec![
                 event.seq.to_string(),
                 event.at.to_string(),
-                event.kind.clone(),
+                event.kind.to_string(),
                 event.body.to_string(),
             ]
         };

@@ -1,6 +1,8 @@
 //! Runs the commands on meshes.
 
-use meshwright_wire::{ChangeMesh, CreateMesh, Mesh as MeshView, SetInjection, UpgradeOptionList};
+use meshwright_wire::{
+    ChangeMesh, CreateMesh, Edition, Mesh as MeshView, SetInjection, UpgradeOptionList,
+};
 use serde_json::json;
 
 use crate::arguments::{add_label_selector, parse_key_values, parse_new_labels};
@@ -34,7 +36,7 @@ fn mesh_row(mesh: &MeshView) -> Vec<String> {
         mesh.name.clone(),
         // The code of the problem tells the user more than the state `failed`.
         mesh.problem.as_ref().map_or_else(
-            || mesh.state.clone(),
+            || mesh.state.to_string(),
             |problem| format!("failed: {}", problem.code),
         ),
         mesh.current.version.clone(),
@@ -138,7 +140,7 @@ async fn create_mesh(
     let body = CreateMesh {
         name: arguments.name,
         version: arguments.version,
-        edition: arguments.edition,
+        edition: arguments.edition.map(Edition::from_name),
         clusters,
         labels: parse_key_values("--label", &arguments.written.labels)?,
         display_name: arguments.written.display_name.unwrap_or_default(),
@@ -224,7 +226,7 @@ fn upgrade_option_rows(list: &UpgradeOptionList) -> Vec<Vec<String>> {
             }
             rows.push(vec![
                 option.version.clone(),
-                way.strategy.clone(),
+                way.strategy.to_string(),
                 way.allowed.to_string(),
                 why.join("; "),
             ]);

@@ -16,8 +16,8 @@ pub(crate) fn operation_row(operation: &OperationView) -> Vec<String> {
         operation.progress.completed, operation.progress.total
     );
     vec![
-        operation.kind.clone(),
-        operation.state.clone(),
+        operation.kind.to_string(),
+        operation.state.to_string(),
         steps,
         operation.created_at.to_string(),
         operation.id.clone(),

@@ -64,7 +64,7 @@ fn step_rows(operation: &OperationView) -> Vec<Vec<String>> {
         for step in &wave.steps {
             rows.push(vec![
                 wave.title.clone(),
-                step.state.clone(),
+                step.state.to_string(),
                 step.title.clone(),
             ]);
         }

@@ -110,8 +110,14 @@ fn is_terminal_control(letter: char) -> bool {
 }
 
 /// Returns the value, or a dash if there is none.
-pub(crate) fn or_dash(value: Option<&String>) -> String {
-    value.cloned().unwrap_or_else(|| "-".into())
+pub(crate) fn or_dash(value: Option<&impl ToString>) -> String {
+    value.map_or_else(|| "-".into(), ToString::to_string)
+}
+
+/// Joins the names of values, for one cell of a table or one line.
+pub(crate) fn join_names(values: &[impl ToString], separator: &str) -> String {
+    let names: Vec<String> = values.iter().map(ToString::to_string).collect();
+    names.join(separator)
 }
 
 #[cfg(test)]

@@ -1,24 +1,26 @@
 //! Runs the commands on upgrades.
 
-use meshwright_wire::{CreateUpgrade, MoveNamespaces, NamespaceRef, Upgrade as UpgradeView};
+use meshwright_wire::{
+    CreateUpgrade, LabelPolicy, MoveNamespaces, NamespaceRef, Strategy, Upgrade as UpgradeView,
+};
 use serde_json::Value;
 
 use crate::client::Client;
 use crate::options::{
     ConfirmedVerbArgs, OutputFormat, PlanUpgradeArgs, UpgradeCommand, UpgradeVerbArgs, WaitArgs,
 };
-use crate::output::{eprint_line, print_value};
+use crate::output::{eprint_line, join_names, print_value};
 use crate::{Failure, Result, watch};
 
 const UPGRADE_COLUMNS: [&str; 6] = ["from", "to", "strategy", "state", "you can", "id"];
 
 fn upgrade_row(upgrade: &UpgradeView) -> Vec<String> {
-    let verbs = upgrade.allowed_verbs.join(",");
+    let verbs = join_names(&upgrade.allowed_verbs, ",");
     vec![
         upgrade.from_version.clone(),
         upgrade.to_version.clone(),
-        upgrade.strategy.clone(),
-        upgrade.state.clone(),
+        upgrade.strategy.to_string(),
+        upgrade.state.to_string(),
         verbs,
         upgrade.id.clone(),
     ]
@@ -83,11 +85,11 @@ async fn plan_upgrade(
     let id = client.resolve_mesh_id(&arguments.mesh).await?;
     let body = CreateUpgrade {
         version: arguments.version,
-        strategy: arguments.strategy,
+        strategy: Strategy::from_name(arguments.strategy),
         auto: arguments.auto,
         hold_seconds: arguments.hold_seconds,
         accept_warnings: arguments.accept_warnings,
-        labels: arguments.labels,
+        labels: LabelPolicy::from_name(arguments.labels),
     };
     let planned: UpgradeView = client
         .post(&format!("/v1/meshes/{id}/upgrades"), &body, None)

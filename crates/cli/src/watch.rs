@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use meshwright_wire::{Operation, OperationProblem, Upgrade};
+use meshwright_model::operation;
+use meshwright_model::upgrade::UpgradeStateName;
+use meshwright_wire::{
+    Operation, OperationProblem, StepState, Upgrade, UpgradeState, UpgradeVerbValue,
+};
 
 use crate::client::Client;
 use crate::options::OutputFormat;
-use crate::output::eprint_line;
+use crate::output::{eprint_line, join_names};
 use crate::{Failure, Result};
 
 /// Prints the steps that have changed since the last call.
 #[derive(Default)]
 struct StepPrinter {
-    shown: BTreeMap<(String, i32), String>,
+    shown: BTreeMap<(String, i32), StepState>,
     waiting_for: Option<String>,
 }
 
@@ -29,10 +33,12 @@ impl StepPrinter {
         for wave in &operation.waves {
             for step in &wave.steps {
                 let key = (operation.id.clone(), step.number);
-                if step.state != "pending" && self.shown.get(&key) != Some(&step.state) {
-                    let mark = match step.state.as_str() {
-                        "done" => "✓",
-                        "failed" => "✗",
+                if step.state != operation::StepState::Pending
+                    && self.shown.get(&key) != Some(&step.state)
+                {
+                    let mark = match step.state.known() {
+                        Some(operation::StepState::Done) => "✓",
+                        Some(operation::StepState::Failed) => "✗",
                         _ => "…",
                     };
                     eprint_line(&format!("  {mark} [{}] {}", operation.kind, step.title));
@@ -67,7 +73,7 @@ pub(crate) fn print_operation_state(operation: &Operation) {
     if !operation.pending_verbs.is_empty() {
         eprint_line(&format!(
             "asked for and not taken up yet: {}",
-            operation.pending_verbs.join(", ")
+            join_names(&operation.pending_verbs, ", ")
         ));
     }
     if let Some(reason) = &operation.waiting_for {
@@ -127,14 +133,14 @@ pub(crate) fn format_findings(upgrade: &Upgrade) -> String {
 pub(crate) async fn wait_for_upgrade(client: &Client, id: &str, timeout: u64) -> Result<Upgrade> {
     let deadline = Instant::now() + Duration::from_secs(timeout);
     let (mut steps, mut state, mut followed) =
-        (StepPrinter::default(), String::new(), None::<String>);
+        (StepPrinter::default(), None::<UpgradeState>, None::<String>);
     loop {
         let now: Upgrade = client
             .get(&format!("/v1/upgrades/{id}?wait_seconds=1"))
             .await?;
-        if now.state != state {
-            eprint_line(&now.state);
-            state.clone_from(&now.state);
+        if state.as_ref() != Some(&now.state) {
+            eprint_line(now.state.as_str());
+            state = Some(now.state.clone());
         }
         // A stage can end between two polls. Its last steps are printed before the steps of the
         // next stage.
@@ -151,15 +157,16 @@ pub(crate) async fn wait_for_upgrade(client: &Client, id: &str, timeout: u64) ->
         if let Some(problem) = &now.problem {
             return Err(problem_failure(problem));
         }
-        if now.state == "blocked" {
+        if now.state == UpgradeStateName::Blocked {
             return Err(Failure::new(
                 6,
                 format!("the precheck found:\n{}", format_findings(&now)),
             ));
         }
         if now.done
-            || matches!(now.state.as_str(), "planned" | "holding")
-            || (now.state == "verifying" && now.allowed_verbs.iter().any(|verb| verb == "promote"))
+            || now.state == UpgradeStateName::Planned
+            || now.state == UpgradeStateName::Holding
+            || (now.state == UpgradeStateName::Verifying && can_promote(&now))
         {
             return Ok(now);
         }
@@ -167,6 +174,11 @@ pub(crate) async fn wait_for_upgrade(client: &Client, id: &str, timeout: u64) ->
             return Err(timeout_failure(id));
         }
     }
+}
+
+fn can_promote(upgrade: &Upgrade) -> bool {
+    let mut verbs = upgrade.allowed_verbs.iter();
+    verbs.any(|verb| *verb == UpgradeVerbValue::Promote)
 }
 
 /// Formats a finding for people: the object, what is wrong and what the user can do.

@@ -21,7 +21,7 @@ fn format_time(time: Option<jiff::Timestamp>) -> String {
 
 fn webhook_row(webhook: &WebhookView) -> Vec<String> {
     let state = match (&webhook.stopped, webhook.enabled) {
-        (Some(why), _) => why.clone(),
+        (Some(why), _) => why.to_string(),
         (None, true) => "on".into(),
         (None, false) => "off".into(),
     };
@@ -36,14 +36,17 @@ fn webhook_row(webhook: &WebhookView) -> Vec<String> {
 }
 
 fn delivery_row(delivery: &Delivery) -> Vec<String> {
-    let answer = delivery.last_status.map(|status| status.to_string());
+    let answer = match (delivery.last_status, &delivery.last_error) {
+        (Some(status), _) => Some(status.to_string()),
+        (None, error) => error.as_ref().map(ToString::to_string),
+    };
     vec![
         delivery.seq.to_string(),
-        delivery.kind.clone(),
-        delivery.state.clone(),
+        delivery.kind.to_string(),
+        delivery.state.to_string(),
         delivery.attempts.to_string(),
         format_time(delivery.last_at),
-        or_dash(answer.as_ref().or(delivery.last_error.as_ref())),
+        or_dash(answer.as_ref()),
         format_time(delivery.next_at),
     ]
 }

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::closed_set;
+use crate::closed_set::ClosedSet;
 use crate::ids::{ClusterId, MeshId, TenantId};
 
 /// Role of a grant. [`Role::allows`] holds the table of what each role allows.
@@ -46,9 +48,6 @@ pub enum Action {
 }
 
 impl Role {
-    /// All roles that exist.
-    pub const ALL: [Self; 4] = [Self::Auditor, Self::Viewer, Self::Operator, Self::Owner];
-
     /// Returns true if the role allows the action. This is the table of all rights.
     pub const fn allows(self, action: Action) -> bool {
         use Action as A;
@@ -73,16 +72,6 @@ impl Role {
         }
     }
 
-    /// Returns the written form, as in the API and the database.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auditor => "auditor",
-            Self::Viewer => "viewer",
-            Self::Operator => "operator",
-            Self::Owner => "owner",
-        }
-    }
-
     /// Returns the least role that allows an action, for the message of a refusal. The role
     /// `auditor` is never suggested.
     pub fn least_role_for(action: Action) -> Self {
@@ -93,14 +82,18 @@ impl Role {
     }
 }
 
+closed_set!(Role {
+    Auditor = "auditor",
+    Viewer = "viewer",
+    Operator = "operator",
+    Owner = "owner",
+});
+
 impl FromStr for Role {
     type Err = UnknownRole;
 
     fn from_str(text: &str) -> Result<Self, UnknownRole> {
-        Self::ALL
-            .into_iter()
-            .find(|role| role.as_str() == text)
-            .ok_or(UnknownRole)
+        Self::from_name(text).ok_or(UnknownRole)
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::closed_set;
+
 /// Failures in a row after which a cluster that only did not answer is called unreachable.
 pub const UNREACHABLE_AFTER_FAILURES: i32 = 2;
 /// Longest time for which the old credential stays valid beside the new one.
@@ -37,16 +39,11 @@ pub enum CredentialStatus {
     Expired,
 }
 
-impl CredentialStatus {
-    /// Returns the form that users see.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Valid => "valid",
-            Self::ExpiresSoon => "expires_soon",
-            Self::Expired => "expired",
-        }
-    }
-}
+closed_set!(CredentialStatus {
+    Valid = "valid",
+    ExpiresSoon = "expires_soon",
+    Expired = "expired",
+});
 
 impl CredentialLifetime {
     /// Returns the time of the renewal: after a third of the lifetime, so that two thirds are left

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::closed_set;
+
 /// Edition of a mesh, which decides the strategies and releases that it may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -14,3 +16,9 @@ pub enum Edition {
     /// Allows upgrades in place and by canary.
     Ultimate,
 }
+
+closed_set!(Edition {
+    Standard = "standard",
+    Enterprise = "enterprise",
+    Ultimate = "ultimate",
+});

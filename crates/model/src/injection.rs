@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::RevisionName;
+use crate::{RevisionName, closed_set};
 
 /// Labels of a namespace that injection reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,23 @@ pub enum NoInjection {
     /// Kubernetes and Istio report nothing.
     NoSuchRevision,
 }
+
+/// Reason why no single revision injects the pods of a namespace that asks for sidecars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InjectionConflict {
+    /// The namespace has both label keys, and Istio would ignore one of them.
+    BothLabels,
+    /// Several webhooks select the pods.
+    SeveralWebhooks,
+    /// A label asks for a value that no webhook selects.
+    NoSuchRevision,
+}
+
+closed_set!(InjectionConflict {
+    BothLabels = "both_labels",
+    SeveralWebhooks = "several_webhooks",
+    NoSuchRevision = "no_such_revision",
+});
 
 /// Applies the selectors of every webhook to one pod, and returns the revision that injects it.
 pub fn injected_by(
@@ -126,6 +143,22 @@ fn no_injection_reason(namespace: &NamespaceLabels, pod: &PodLabels) -> NoInject
 /// it, because Istio would ignore one of the two labels.
 pub fn labels_conflict(namespace: &NamespaceLabels) -> bool {
     namespace.injection.is_some() && namespace.rev.is_some()
+}
+
+/// Returns the reason why no single revision injects the pods of a namespace, from the result of the
+/// webhooks for a pod without labels of its own; `None` without a conflict.
+pub fn injection_conflict(
+    namespace: &NamespaceLabels,
+    injection: &Injection,
+) -> Option<InjectionConflict> {
+    match injection {
+        _ if labels_conflict(namespace) => Some(InjectionConflict::BothLabels),
+        Injection::Ambiguous(_) => Some(InjectionConflict::SeveralWebhooks),
+        Injection::NotInjected(NoInjection::NoSuchRevision) => {
+            Some(InjectionConflict::NoSuchRevision)
+        }
+        Injection::Injected(_) | Injection::NotInjected(_) => None,
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Name;
+use crate::{Name, closed_set};
 
 /// Progress of the removal of our service account from a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,35 @@ pub enum AccountRemoval {
     /// proves that the account is gone.
     Accepted,
 }
+
+/// Kubernetes kind of an object that we leave in a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftoverKind {
+    /// Role of our account or of a control plane.
+    ClusterRole,
+    /// Binding of such a role.
+    ClusterRoleBinding,
+    /// Root certificate or revocation list that istiod wrote.
+    ConfigMap,
+    /// Definition of Istio's resources, which belongs to the cluster.
+    CustomResourceDefinition,
+    /// Injection webhook of a revision or of a tag.
+    MutatingWebhookConfiguration,
+    /// Namespace of the mesh or of our account.
+    Namespace,
+    /// Validation webhook of a revision or of the cluster.
+    ValidatingWebhookConfiguration,
+}
+
+closed_set!(LeftoverKind {
+    ClusterRole = "ClusterRole",
+    ClusterRoleBinding = "ClusterRoleBinding",
+    ConfigMap = "ConfigMap",
+    CustomResourceDefinition = "CustomResourceDefinition",
+    MutatingWebhookConfiguration = "MutatingWebhookConfiguration",
+    Namespace = "Namespace",
+    ValidatingWebhookConfiguration = "ValidatingWebhookConfiguration",
+});
 
 /// Object, or all objects of one name, that we leave in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

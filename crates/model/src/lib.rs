@@ -8,8 +8,10 @@ pub mod access;
 pub mod audit;
 pub mod backoff;
 pub mod clock;
+pub mod closed_set;
 pub mod credential;
 pub mod edition;
+pub mod fleet;
 pub mod ids;
 pub mod injection;
 pub mod label;
@@ -28,5 +30,6 @@ pub mod version;
 pub mod webhook;
 
 pub use clock::Clock;
+pub use closed_set::{ClosedSet, OpenEnum};
 pub use name::Name;
 pub use version::{RevisionName, Version};

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::closed_set;
 use crate::injection::{Injector, NamespaceLabels, PodLabels};
 use crate::operation::Problem;
 use crate::plan::{Sidecar, WorkloadRef};
@@ -22,9 +23,29 @@ pub struct Observation {
     pub sidecars: Vec<Sidecar>,
 }
 
-/// Tags that every mesh has from its creation. Without a canary, `canary` points to the current
-/// revision.
-pub const TAGS: [&str; 3] = ["stable", "default", "canary"];
+/// Tag that every mesh has from its creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MeshTag {
+    /// Points to the current revision.
+    Stable,
+    /// Points to the current revision, and also selects pods that name no revision.
+    Default,
+    /// Points to the revision of a canary, or to the current revision without one.
+    Canary,
+}
+
+closed_set!(MeshTag {
+    Stable = "stable",
+    Default = "default",
+    Canary = "canary",
+});
+
+/// Names of the tags that every mesh has from its creation.
+pub const TAGS: [&str; 3] = [
+    MeshTag::Stable.as_str(),
+    MeshTag::Default.as_str(),
+    MeshTag::Canary.as_str(),
+];
 
 /// Reason why a live pod of a workload differs from a pod that would be created now. The gravest
 /// reason comes first.
@@ -38,6 +59,12 @@ pub enum RestartReason {
     /// The right revision injected the pod, with another proxy image than it injects now.
     Image,
 }
+
+closed_set!(RestartReason {
+    NoSidecar = "no_sidecar",
+    Revision = "revision",
+    Image = "image",
+});
 
 impl Observation {
     /// Returns the gravest reason why a live pod of the workload does not carry the sidecar that
@@ -70,9 +97,12 @@ impl Observation {
 impl MemberObservation {
     /// Returns the tags of [`TAGS`] that no webhook of this member serves, because they were
     /// removed by others.
-    pub fn missing_tags(&self) -> impl Iterator<Item = &'static str> + '_ {
-        let answered = |tag: &&str| self.injectors.iter().any(|injector| injector.value == *tag);
-        TAGS.into_iter().filter(move |tag| !answered(tag))
+    pub fn missing_tags(&self) -> impl Iterator<Item = MeshTag> + '_ {
+        let answered = |tag: &MeshTag| {
+            let mut injectors = self.injectors.iter();
+            injectors.any(|injector| injector.value == tag.as_str())
+        };
+        MeshTag::ALL.into_iter().filter(move |tag| !answered(tag))
     }
 }
 
@@ -172,6 +202,13 @@ pub enum RestartBlocker {
     /// Another controller owns the workload and would revert the template.
     Owned,
 }
+
+closed_set!(RestartBlocker {
+    Paused = "paused",
+    OnDelete = "on_delete",
+    SelfRolling = "self_rolling",
+    Owned = "owned",
+});
 
 impl WorkloadObservation {
     /// Returns true if a live pod does not carry the wanted sidecar (requirement D1). The sidecar

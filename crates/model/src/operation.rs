@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::closed_set;
+
 /// Kind of an operation. The written form is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -40,25 +42,6 @@ pub enum OperationKind {
 }
 
 impl OperationKind {
-    /// All kinds that exist.
-    pub const ALL: [Self; 15] = [
-        Self::RegisterCluster,
-        Self::RenewCredential,
-        Self::DeregisterCluster,
-        Self::CreateMesh,
-        Self::DeleteMesh,
-        Self::Restart,
-        Self::SetInjection,
-        Self::Precheck,
-        Self::Deploy,
-        Self::Move,
-        Self::Promote,
-        Self::Restore,
-        Self::Roll,
-        Self::Retire,
-        Self::Rollback,
-    ];
-
     /// Returns true for kinds that talk to a cluster which has not proved itself yet. Such a
     /// cluster may keep a worker waiting for a long time.
     pub fn may_stall_worker(self) -> bool {
@@ -73,28 +56,25 @@ impl OperationKind {
             Self::Deploy | Self::Move | Self::Promote | Self::Restore | Self::Roll | Self::Retire
         )
     }
-
-    /// Returns the form that is stored.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::RegisterCluster => "register_cluster",
-            Self::RenewCredential => "renew_credential",
-            Self::DeregisterCluster => "deregister_cluster",
-            Self::CreateMesh => "create_mesh",
-            Self::DeleteMesh => "delete_mesh",
-            Self::Restart => "restart",
-            Self::SetInjection => "set_injection",
-            Self::Precheck => "precheck",
-            Self::Deploy => "deploy",
-            Self::Move => "move",
-            Self::Promote => "promote",
-            Self::Restore => "restore",
-            Self::Roll => "roll",
-            Self::Retire => "retire",
-            Self::Rollback => "rollback",
-        }
-    }
 }
+
+closed_set!(OperationKind {
+    RegisterCluster = "register_cluster",
+    RenewCredential = "renew_credential",
+    DeregisterCluster = "deregister_cluster",
+    CreateMesh = "create_mesh",
+    DeleteMesh = "delete_mesh",
+    Restart = "restart",
+    SetInjection = "set_injection",
+    Precheck = "precheck",
+    Deploy = "deploy",
+    Move = "move",
+    Promote = "promote",
+    Restore = "restore",
+    Roll = "roll",
+    Retire = "retire",
+    Rollback = "rollback",
+});
 
 /// State of an operation, with the data that belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +121,45 @@ pub enum OperationState {
     /// The operation ended because a rollback took its place.
     Superseded,
 }
+
+/// Name of an operation's state, without the data that belongs to it. [`OperationState`] says what
+/// each state means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperationStateName {
+    /// Name of [`OperationState::Queued`].
+    Queued,
+    /// Name of [`OperationState::Running`].
+    Running,
+    /// Name of [`OperationState::Waiting`].
+    Waiting,
+    /// Name of [`OperationState::Pausing`].
+    Pausing,
+    /// Name of [`OperationState::Paused`].
+    Paused,
+    /// Name of [`OperationState::Cancelling`].
+    Cancelling,
+    /// Name of [`OperationState::Succeeded`].
+    Succeeded,
+    /// Name of [`OperationState::Failed`].
+    Failed,
+    /// Name of [`OperationState::Cancelled`].
+    Cancelled,
+    /// Name of [`OperationState::Superseded`].
+    Superseded,
+}
+
+closed_set!(OperationStateName {
+    Queued = "queued",
+    Running = "running",
+    Waiting = "waiting",
+    Pausing = "pausing",
+    Paused = "paused",
+    Cancelling = "cancelling",
+    Succeeded = "succeeded",
+    Failed = "failed",
+    Cancelled = "cancelled",
+    Superseded = "superseded",
+});
 
 /// Problem that stops an operation, in words for the user. `code` is stable and documented.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,20 +235,25 @@ impl Problem {
 }
 
 impl OperationState {
+    /// Returns the name of the state, without its data.
+    pub fn name(&self) -> OperationStateName {
+        match self {
+            Self::Queued => OperationStateName::Queued,
+            Self::Running => OperationStateName::Running,
+            Self::Waiting { .. } => OperationStateName::Waiting,
+            Self::Pausing => OperationStateName::Pausing,
+            Self::Paused { .. } => OperationStateName::Paused,
+            Self::Cancelling => OperationStateName::Cancelling,
+            Self::Succeeded => OperationStateName::Succeeded,
+            Self::Failed { .. } => OperationStateName::Failed,
+            Self::Cancelled => OperationStateName::Cancelled,
+            Self::Superseded => OperationStateName::Superseded,
+        }
+    }
+
     /// Returns the stored name of the state, without its data.
     pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Waiting { .. } => "waiting",
-            Self::Pausing => "pausing",
-            Self::Paused { .. } => "paused",
-            Self::Cancelling => "cancelling",
-            Self::Succeeded => "succeeded",
-            Self::Failed { .. } => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Superseded => "superseded",
-        }
+        self.name().as_str()
     }
 
     /// Returns true for a final state.
@@ -261,20 +285,12 @@ pub enum Signal {
     Cancel,
 }
 
-impl Signal {
-    /// All signals that exist.
-    pub const ALL: [Self; 4] = [Self::Pause, Self::Resume, Self::Retry, Self::Cancel];
-
-    /// Returns the form that is stored.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Retry => "retry",
-            Self::Cancel => "cancel",
-        }
-    }
-}
+closed_set!(Signal {
+    Pause = "pause",
+    Resume = "resume",
+    Retry = "retry",
+    Cancel = "cancel",
+});
 
 /// Event of a step, in the order of recording. Events are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -297,7 +313,27 @@ pub enum StepEvent {
     Retried,
 }
 
-/// State of one step, computed from its events.
+/// Name of a step's state, which [`Progress::state`] computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepState {
+    /// The step has written nothing yet.
+    Pending,
+    /// The step has recorded its capture, so its write may have been made.
+    Started,
+    /// A check saw the goal of the step.
+    Done,
+    /// The step cannot go on by itself.
+    Failed,
+}
+
+closed_set!(StepState {
+    Pending = "pending",
+    Started = "started",
+    Done = "done",
+    Failed = "failed",
+});
+
+/// Progress of one step, computed from its events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
     /// First capture; the outer `None` means that the step was not started, the inner `None` that
@@ -330,6 +366,16 @@ impl Progress {
         }
     }
 
+    /// Returns the state of the step.
+    pub fn state(&self) -> StepState {
+        match (self.done, self.failed.is_some(), self.is_started()) {
+            (true, ..) => StepState::Done,
+            (_, true, _) => StepState::Failed,
+            (_, _, true) => StepState::Started,
+            _ => StepState::Pending,
+        }
+    }
+
     /// Returns true once the step has recorded its capture. From then on, its write may have been
     /// made.
     pub fn is_started(&self) -> bool {
@@ -340,13 +386,6 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_stored_form_of_a_kind_is_its_serialised_form() {
-        for kind in OperationKind::ALL {
-            assert_eq!(serde_json::to_value(kind).expect("a name"), kind.as_str());
-        }
-    }
 
     #[test]
     fn the_first_capture_wins_and_a_retry_clears_the_failure() {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use crate::Version;
 use crate::edition::Edition;
 use crate::switch::{Switch, SwitchDefault};
+use crate::{Version, closed_set};
 
 /// Release of Istio that meshes can run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,10 +58,11 @@ pub enum Channel {
     Stable,
 }
 
-impl Channel {
-    /// All channels, beginning with the quickest.
-    pub const ALL: [Self; 3] = [Self::Rapid, Self::Regular, Self::Stable];
-}
+closed_set!(Channel {
+    Rapid = "rapid",
+    Regular = "regular",
+    Stable = "stable",
+});
 
 /// State of a release in the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +75,12 @@ pub enum ReleaseState {
     /// No mesh may move to the release.
     Withdrawn,
 }
+
+closed_set!(ReleaseState {
+    Available = "available",
+    Deprecated = "deprecated",
+    Withdrawn = "withdrawn",
+});
 
 /// Range of Kubernetes minors, all of major version 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,13 +113,10 @@ pub enum Quirk {
     HashableString,
 }
 
-impl Quirk {
-    /// All quirks that exist.
-    pub const ALL: [Self; 5] = [
-        Self::RemoteSecretDeadlock,
-        Self::RemoteSecretRemovalDeadlock,
-        Self::RemoteSecretSwapStale,
-        Self::DebugEndpointsRestricted,
-        Self::HashableString,
-    ];
-}
+closed_set!(Quirk {
+    RemoteSecretDeadlock = "remote-secret-deadlock",
+    RemoteSecretRemovalDeadlock = "remote-secret-removal-deadlock",
+    RemoteSecretSwapStale = "remote-secret-swap-stale",
+    DebugEndpointsRestricted = "debug-endpoints-restricted",
+    HashableString = "hashable-string",
+});

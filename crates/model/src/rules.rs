@@ -4,9 +4,9 @@
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use crate::Version;
 use crate::edition::Edition;
 use crate::release::{Release, ReleaseState};
+use crate::{Version, closed_set};
 
 /// Way in which a mesh gets to another version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -17,6 +17,11 @@ pub enum Strategy {
     /// Lets a second revision serve beside the first one until every proxy has moved.
     Canary,
 }
+
+closed_set!(Strategy {
+    InPlace = "in_place",
+    Canary = "canary",
+});
 
 /// Numbers that the rules use; one row in the database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +82,20 @@ pub enum ReasonCode {
     KubernetesUntested,
 }
 
+closed_set!(ReasonCode {
+    NotNewer = "not_newer",
+    OtherMajor = "other_major",
+    TooManyMinors = "too_many_minors",
+    SameCommunityVersion = "same_community_version",
+    Edition = "edition",
+    CanaryFloor = "canary_floor",
+    Withdrawn = "withdrawn",
+    Deprecated = "deprecated",
+    EndOfSupport = "end_of_support",
+    KubernetesTooOld = "kubernetes_too_old",
+    KubernetesUntested = "kubernetes_untested",
+});
+
 /// Severity of a reason or of a finding, from the least to the gravest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -88,6 +107,12 @@ pub enum Severity {
     /// Forbids the upgrade, or stops it until its cause is removed.
     Block,
 }
+
+closed_set!(Severity {
+    Note = "note",
+    Warn = "warn",
+    Block = "block",
+});
 
 /// Facts that the rules look at besides the two versions.
 #[derive(Debug, Clone)]

@@ -7,6 +7,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::closed_set;
 use crate::operation::{OperationKind, Problem, Signal};
 use crate::rules::{Severity, Strategy};
 
@@ -81,6 +82,63 @@ pub enum UpgradeState {
     },
 }
 
+/// Name of an upgrade's state, without the data that belongs to it. [`UpgradeState`] says what each
+/// state means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpgradeStateName {
+    /// Name of [`UpgradeState::Planned`].
+    Planned,
+    /// Name of [`UpgradeState::Prechecking`].
+    Prechecking,
+    /// Name of [`UpgradeState::Blocked`].
+    Blocked,
+    /// Name of [`UpgradeState::Deploying`].
+    Deploying,
+    /// Name of [`UpgradeState::Verifying`].
+    Verifying,
+    /// Name of [`UpgradeState::Promoting`].
+    Promoting,
+    /// Name of [`UpgradeState::Restoring`].
+    Restoring,
+    /// Name of [`UpgradeState::Rolling`].
+    Rolling,
+    /// Name of [`UpgradeState::Holding`].
+    Holding,
+    /// Name of [`UpgradeState::Retiring`].
+    Retiring,
+    /// Name of [`UpgradeState::Paused`].
+    Paused,
+    /// Name of [`UpgradeState::RollingBack`].
+    RollingBack,
+    /// Name of [`UpgradeState::Succeeded`].
+    Succeeded,
+    /// Name of [`UpgradeState::RolledBack`].
+    RolledBack,
+    /// Name of [`UpgradeState::Cancelled`].
+    Cancelled,
+    /// Name of [`UpgradeState::Abandoned`].
+    Abandoned,
+}
+
+closed_set!(UpgradeStateName {
+    Planned = "planned",
+    Prechecking = "prechecking",
+    Blocked = "blocked",
+    Deploying = "deploying",
+    Verifying = "verifying",
+    Promoting = "promoting",
+    Restoring = "restoring",
+    Rolling = "rolling",
+    Holding = "holding",
+    Retiring = "retiring",
+    Paused = "paused",
+    RollingBack = "rolling_back",
+    Succeeded = "succeeded",
+    RolledBack = "rolled_back",
+    Cancelled = "cancelled",
+    Abandoned = "abandoned",
+});
+
 /// Finding of a precheck about one object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
@@ -124,22 +182,19 @@ pub enum Verb {
     Abandon,
 }
 
-impl Verb {
-    /// All verbs that exist.
-    pub const ALL: [Self; 11] = [
-        Self::Start,
-        Self::Cancel,
-        Self::Acknowledge,
-        Self::Retry,
-        Self::Move,
-        Self::Promote,
-        Self::Pause,
-        Self::Resume,
-        Self::Rollback,
-        Self::Retire,
-        Self::Abandon,
-    ];
-}
+closed_set!(Verb {
+    Start = "start",
+    Cancel = "cancel",
+    Acknowledge = "acknowledge",
+    Retry = "retry",
+    Move = "move",
+    Promote = "promote",
+    Pause = "pause",
+    Resume = "resume",
+    Rollback = "rollback",
+    Retire = "retire",
+    Abandon = "abandon",
+});
 
 /// Effect of a transition besides the new state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +224,12 @@ pub enum LabelPolicy {
     /// They block the upgrade until their label is changed.
     Block,
 }
+
+closed_set!(LabelPolicy {
+    Relabel = "relabel",
+    Alias = "alias",
+    Block = "block",
+});
 
 /// Choices that were made when the upgrade was planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,26 +277,31 @@ pub struct InvalidTransition {
 }
 
 impl UpgradeState {
+    /// Returns the name of the state, without its data.
+    pub fn name(&self) -> UpgradeStateName {
+        match self {
+            Self::Planned => UpgradeStateName::Planned,
+            Self::Prechecking => UpgradeStateName::Prechecking,
+            Self::Blocked { .. } => UpgradeStateName::Blocked,
+            Self::Deploying => UpgradeStateName::Deploying,
+            Self::Verifying { .. } => UpgradeStateName::Verifying,
+            Self::Promoting => UpgradeStateName::Promoting,
+            Self::Restoring { .. } => UpgradeStateName::Restoring,
+            Self::Rolling => UpgradeStateName::Rolling,
+            Self::Holding { .. } => UpgradeStateName::Holding,
+            Self::Retiring { .. } => UpgradeStateName::Retiring,
+            Self::Paused { .. } => UpgradeStateName::Paused,
+            Self::RollingBack => UpgradeStateName::RollingBack,
+            Self::Succeeded => UpgradeStateName::Succeeded,
+            Self::RolledBack => UpgradeStateName::RolledBack,
+            Self::Cancelled => UpgradeStateName::Cancelled,
+            Self::Abandoned { .. } => UpgradeStateName::Abandoned,
+        }
+    }
+
     /// Returns the stored name of the state, without its data.
     pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Planned => "planned",
-            Self::Prechecking => "prechecking",
-            Self::Blocked { .. } => "blocked",
-            Self::Deploying => "deploying",
-            Self::Verifying { .. } => "verifying",
-            Self::Promoting => "promoting",
-            Self::Restoring { .. } => "restoring",
-            Self::Rolling => "rolling",
-            Self::Holding { .. } => "holding",
-            Self::Retiring { .. } => "retiring",
-            Self::Paused { .. } => "paused",
-            Self::RollingBack => "rolling_back",
-            Self::Succeeded => "succeeded",
-            Self::RolledBack => "rolled_back",
-            Self::Cancelled => "cancelled",
-            Self::Abandoned { .. } => "abandoned",
-        }
+        self.name().as_str()
     }
 
     /// Returns true for a final state.

@@ -2,22 +2,95 @@
 
 use std::time::Duration;
 
-/// Kinds of events that a webhook can ask for. It can also ask for all kinds (`*`), or for all
-/// kinds about one resource (`upgrade.*`).
-pub const EVENT_KINDS: [&str; 10] = [
-    "cluster.credential_expires_soon",
-    "cluster.credential_renewed",
-    "cluster.reachable",
-    "cluster.unreachable",
-    "mesh.tags_removed",
-    "operation.progress",
-    "operation.state",
-    "upgrade.state",
-    "webhook.disabled",
-    TEST_EVENT_KIND,
-];
-/// Kind of the test event, which a user sends to one webhook to see whether it arrives.
-pub const TEST_EVENT_KIND: &str = "webhook.test";
+use crate::closed_set;
+
+/// Kind of an event. A webhook can ask for one kind, for all kinds (`*`), or for all kinds about one
+/// resource (`upgrade.*`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// Our credential of a cluster is in the last third of its lifetime.
+    ClusterCredentialExpiresSoon,
+    /// Our credential of a cluster was renewed.
+    ClusterCredentialRenewed,
+    /// A cluster answers again.
+    ClusterReachable,
+    /// A cluster does not answer, or refuses our credential.
+    ClusterUnreachable,
+    /// Tags of a mesh were removed from a member cluster.
+    MeshTagsRemoved,
+    /// A step of an operation made progress.
+    OperationProgress,
+    /// An operation has another state.
+    OperationState,
+    /// An upgrade has another state.
+    UpgradeState,
+    /// A webhook was switched off, because it does not accept messages.
+    WebhookDisabled,
+    /// Test event, which a user sends to one webhook to see whether it arrives.
+    WebhookTest,
+}
+
+closed_set!(EventKind {
+    ClusterCredentialExpiresSoon = "cluster.credential_expires_soon",
+    ClusterCredentialRenewed = "cluster.credential_renewed",
+    ClusterReachable = "cluster.reachable",
+    ClusterUnreachable = "cluster.unreachable",
+    MeshTagsRemoved = "mesh.tags_removed",
+    OperationProgress = "operation.progress",
+    OperationState = "operation.state",
+    UpgradeState = "upgrade.state",
+    WebhookDisabled = "webhook.disabled",
+    WebhookTest = "webhook.test",
+});
+
+/// State of the delivery of one event to one webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryState {
+    /// The delivery is due now or will be tried again.
+    Pending,
+    /// The webhook accepted the event.
+    Delivered,
+    /// All attempts failed, and the delivery was given up.
+    Failed,
+}
+
+closed_set!(DeliveryState {
+    Pending = "pending",
+    Delivered = "delivered",
+    Failed = "failed",
+});
+
+/// Reason why an attempt to deliver a message got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryError {
+    /// The address of the webhook is not allowed.
+    AddressRefused,
+    /// The webhook did not answer in time.
+    TooSlow,
+    /// The webhook could not be reached.
+    Unreachable,
+}
+
+closed_set!(DeliveryError {
+    AddressRefused = "address_refused",
+    TooSlow = "too_slow",
+    Unreachable = "unreachable",
+});
+
+/// Reason why the service switched a webhook off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookStop {
+    /// The webhook answered 410, with which it refuses all further messages.
+    Gone,
+    /// All attempts for a message failed.
+    Failing,
+}
+
+closed_set!(WebhookStop {
+    Gone = "gone",
+    Failing = "failing",
+});
+
 /// Most kinds that one webhook may list.
 pub const MAX_EVENT_KINDS: usize = 20;
 /// Delays between the attempts of a delivery, as Standard Webhooks advises: more than three days in
@@ -46,9 +119,9 @@ pub struct UnknownEventKind(pub String);
 /// # Errors
 /// Returns [`UnknownEventKind`] if no event would ever match the text.
 pub fn parse_event_kind(text: &str) -> Result<String, UnknownEventKind> {
-    let known = EVENT_KINDS
-        .iter()
-        .any(|kind| matches_event_kind(text, kind));
+    let known = EventKind::ALL
+        .into_iter()
+        .any(|kind| matches_event_kind(text, kind.as_str()));
     if known {
         Ok(text.to_owned())
     } else {

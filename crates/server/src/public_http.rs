@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use meshwright_api::{Fetch, FetchError};
 use meshwright_kubernetes::AddressPolicy;
+use meshwright_model::webhook::DeliveryError;
 use meshwright_store::DeliveryAttempt;
 use meshwright_worker::WebhookSender;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -121,7 +122,7 @@ impl WebhookSender for PublicWebhookSender {
             {
                 url
             }
-            _ => return DeliveryAttempt::Failed("address_refused"),
+            _ => return DeliveryAttempt::Failed(DeliveryError::AddressRefused),
         };
         let agent = concat!("meshwright/", env!("CARGO_PKG_VERSION"));
         let request = self
@@ -134,14 +135,16 @@ impl WebhookSender for PublicWebhookSender {
         });
         match request.body(body).send().await {
             Ok(answer) => DeliveryAttempt::Answered(answer.status().as_u16()),
-            Err(error) if error.is_timeout() => DeliveryAttempt::Failed("too_slow"),
-            Err(error) if is_resolver_refusal(&error) => DeliveryAttempt::Failed("address_refused"),
+            Err(error) if error.is_timeout() => DeliveryAttempt::Failed(DeliveryError::TooSlow),
+            Err(error) if is_resolver_refusal(&error) => {
+                DeliveryAttempt::Failed(DeliveryError::AddressRefused)
+            }
             Err(error) => {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
                     "a webhook message could not be sent"
                 );
-                DeliveryAttempt::Failed("unreachable")
+                DeliveryAttempt::Failed(DeliveryError::Unreachable)
             }
         }
     }
@@ -231,7 +234,7 @@ mod tests {
         ] {
             assert_eq!(
                 post.send_message(url, &[], Vec::new()).await,
-                DeliveryAttempt::Failed("address_refused"),
+                DeliveryAttempt::Failed(DeliveryError::AddressRefused),
                 "{url}"
             );
         }

@@ -133,18 +133,6 @@ impl Catalogue {
             .collect()
     }
 
-    /// The same quirks by the names that requests and answers use.
-    pub fn quirk_names(&self, version: &str) -> Vec<String> {
-        let name = |quirk: Quirk| match serde_json::to_value(quirk) {
-            Ok(serde_json::Value::String(name)) => Some(name),
-            _ => None,
-        };
-        self.quirks_of(version)
-            .into_iter()
-            .filter_map(name)
-            .collect()
-    }
-
     /// The Kubernetes minors that a release was tested on, with the source.
     pub fn kubernetes_of(&self, version: &str) -> Option<KubernetesRange> {
         let (major, minor, _) = parse_community(version)?;

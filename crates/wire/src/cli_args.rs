@@ -6,6 +6,7 @@ use crate::catalogue::Catalogue;
 use crate::fleet::{
     ImportRelease, default_edition, default_hub, default_kubernetes_min, default_kubernetes_tested,
 };
+use crate::{Channel, Edition, Quirk};
 
 /// Arguments that describe a release, apart from its version and its charts. The API checks the
 /// texts when it receives the request.
@@ -44,7 +45,7 @@ pub struct ReleaseArgs {
     #[arg(long = "channel")]
     pub channels: Vec<String>,
     /// Lowest edition whose meshes can run the release: standard, enterprise or ultimate.
-    #[arg(long, default_value_t = default_edition())]
+    #[arg(long, default_value_t = default_edition().to_string())]
     pub minimum_edition: String,
     /// Notes for users, at most 255 bytes: a sentence, or the address of the release notes.
     #[arg(long, default_value = "")]
@@ -59,9 +60,10 @@ impl ReleaseArgs {
         let catalogue = Catalogue::built_in();
         let known = catalogue.kubernetes_of(&version);
         let quirks = if self.quirks.is_empty() {
-            catalogue.quirk_names(&version)
+            let known = catalogue.quirks_of(&version);
+            known.into_iter().map(Quirk::from).collect()
         } else {
-            self.quirks
+            self.quirks.into_iter().map(Quirk::from_name).collect()
         };
         // A source that was given belongs to the minors that were given with it.
         let own_minors = self.kubernetes_min.is_some() || self.kubernetes_tested.is_some();
@@ -86,8 +88,8 @@ impl ReleaseArgs {
             kubernetes_source: self.kubernetes_source.or(source).unwrap_or_default(),
             quirks,
             released_on: self.released_on,
-            channels: self.channels,
-            minimum_edition: self.minimum_edition,
+            channels: self.channels.into_iter().map(Channel::from_name).collect(),
+            minimum_edition: Edition::from_name(self.minimum_edition),
             notes: self.notes,
         }
     }

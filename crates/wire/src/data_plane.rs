@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::{InjectionConflict, MeshTag, RestartBlocker, RestartReason};
+
 /// Request to set or remove the injection label of a namespace.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -42,7 +44,8 @@ pub struct MissingTag {
     /// Name of the member cluster that lacks the tag.
     pub cluster: String,
     /// Missing tag: `stable`, `default` or `canary`.
-    pub tag: String,
+    #[schema(inline)]
+    pub tag: MeshTag,
 }
 
 /// Namespace of a member cluster, with its injection label and what follows from it.
@@ -59,7 +62,8 @@ pub struct NamespaceView {
     pub injected_by: Option<String>,
     /// Reason why no single revision injects: `both_labels`, `several_webhooks` or
     /// `no_such_revision`; null if there is no conflict.
-    pub conflict: Option<String>,
+    #[schema(inline)]
+    pub conflict: Option<InjectionConflict>,
 }
 
 /// Workload of a member cluster, with what its live pods carry.
@@ -81,7 +85,8 @@ pub struct WorkloadView {
     /// injected a pod) or `image` (the wanted revision injected a pod, with another proxy image
     /// than it injects now); null if no restart is needed.
     #[serde(default)]
-    pub restart_reason: Option<String>,
+    #[schema(inline)]
+    pub restart_reason: Option<RestartReason>,
     /// Proxy images of the live pods.
     #[serde(default)]
     pub images: Vec<String>,
@@ -89,7 +94,8 @@ pub struct WorkloadView {
     /// paused), `on_delete` (its update strategy is `OnDelete`), `self_rolling` (the Gateway API
     /// controller owns it and restarts it when its tag moves) or `owned` (another controller owns
     /// it and would revert the change); null if a restart works.
-    pub stuck: Option<String>,
+    #[schema(inline)]
+    pub stuck: Option<RestartBlocker>,
 }
 
 /// Proxy that is connected to a control plane, as istiod reports it.

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use meshwright_model::edition;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Finding, Leftover};
+use crate::{
+    Channel, ClusterState, CredentialState, Edition, Finding, Leftover, MemberRole, MeshState,
+    Quirk, ReleaseState,
+};
 
 /// Kubernetes cluster of the operator in which control planes run.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -25,15 +29,18 @@ pub struct Release {
     pub version: String,
     /// State of the release: `available`, `deprecated` (usable, but no longer recommended) or
     /// `withdrawn` (no mesh can move to it).
-    pub state: String,
+    #[schema(inline)]
+    pub state: ReleaseState,
     /// Day on which the release came out, as YYYY-MM-DD; null if it is not known.
     pub released_on: Option<String>,
     /// Day on which support for the release ends, as YYYY-MM-DD; null if it is not known.
     pub supported_until: Option<String>,
     /// Channels that offer the release: `rapid`, `regular` or `stable`.
-    pub channels: Vec<String>,
+    #[schema(inline)]
+    pub channels: Vec<Channel>,
     /// Lowest edition whose meshes can run the release: `standard`, `enterprise` or `ultimate`.
-    pub minimum_edition: String,
+    #[schema(inline)]
+    pub minimum_edition: Edition,
     /// Kubernetes minors from the oldest that the release runs on to the newest that it was tested
     /// on, with the source in parentheses.
     pub kubernetes: String,
@@ -48,7 +55,8 @@ pub struct Release {
     pub notes: String,
     /// Known faults that change how the service acts, such as `remote-secret-deadlock`; empty for
     /// callers who do not operate the service.
-    pub quirks: Vec<String>,
+    #[schema(inline)]
+    pub quirks: Vec<Quirk>,
 }
 
 /// Request to add a hosting cluster.
@@ -103,24 +111,26 @@ pub struct ImportRelease {
     pub kubernetes_source: String,
     /// Known faults of the release that change how the service acts: `remote-secret-deadlock`.
     #[serde(default)]
-    pub quirks: Vec<String>,
+    #[schema(inline)]
+    pub quirks: Vec<Quirk>,
     /// Day on which the release came out, as YYYY-MM-DD, for example 2026-05-04.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_on: Option<String>,
     /// Channels that offer the release: `rapid`, `regular` or `stable`.
     #[serde(default)]
-    pub channels: Vec<String>,
+    #[schema(inline)]
+    pub channels: Vec<Channel>,
     /// Lowest edition whose meshes can run the release: `standard`, `enterprise` or `ultimate`.
     #[serde(default = "default_edition")]
-    #[schema(default = "standard")]
-    pub minimum_edition: String,
+    #[schema(default = "standard", inline)]
+    pub minimum_edition: Edition,
     /// Notes for users, at most 255 bytes: a sentence, or the address of the release notes.
     #[serde(default)]
     pub notes: String,
 }
 
-pub(crate) fn default_edition() -> String {
-    "standard".into()
+pub(crate) fn default_edition() -> Edition {
+    edition::Edition::Standard.into()
 }
 
 pub(crate) fn default_hub() -> String {
@@ -193,7 +203,8 @@ pub struct HeldCredential {
     pub serial: i64,
     /// State of the credential: `valid`, `expires_soon` (it is in the last third of its lifetime)
     /// or `expired`.
-    pub state: String,
+    #[schema(inline)]
+    pub state: CredentialState,
     /// Time at which the cluster issued the credential.
     #[schema(value_type = String, format = DateTime)]
     pub issued_at: Timestamp,
@@ -223,7 +234,8 @@ pub struct Cluster {
     /// State of the cluster: `registering` (its registration runs), `ready`, `unreachable` (it does
     /// not answer, or does not accept Meshwright's credential), `refused` (it cannot be used) or
     /// `deregistering` (Meshwright's service account is being removed).
-    pub state: String,
+    #[schema(inline)]
+    pub state: ClusterState,
     /// Reason why the cluster is `refused` or `unreachable`; null in every other state.
     pub problem: Option<OperationProblem>,
     /// Credential of Meshwright's own service account in the cluster; null before there is one.
@@ -273,8 +285,8 @@ pub struct CreateMesh {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "crate::object::deserialize_non_null"
     )]
-    #[schema(value_type = String, required = false)]
-    pub edition: Option<String>,
+    #[schema(value_type = Edition, required = false, inline)]
+    pub edition: Option<Edition>,
     /// Ids of the member clusters, 1 to 100, each of them once. The first is the config cluster.
     pub clusters: Vec<String>,
     /// Name that people see, at most 128 visible characters.
@@ -324,7 +336,8 @@ pub struct Member {
     /// Name of the member cluster.
     pub name: String,
     /// Role of the cluster in the mesh: `config` (istiod reads Istio resources there) or `remote`.
-    pub role: String,
+    #[schema(inline)]
+    pub role: MemberRole,
 }
 
 /// Mesh with its revisions and member clusters.
@@ -343,10 +356,12 @@ pub struct Mesh {
     /// Namespace of the mesh in every cluster.
     pub namespace: String,
     /// Edition of the mesh: `standard`, `enterprise` or `ultimate`.
-    pub edition: String,
+    #[schema(inline)]
+    pub edition: Edition,
     /// State of the mesh: `creating`, `ready`, `failed` (a creation or deletion ended early and
     /// parts may be missing; both can be requested again), `deleting` or `deleted`.
-    pub state: String,
+    #[schema(inline)]
+    pub state: MeshState,
     /// Reason why the mesh is `failed`; null in every other state.
     pub problem: Option<OperationProblem>,
     /// Revision that the tags `stable` and `default` point to.

@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::{Role, SignatureAlgorithm, SignatureAlgorithmValue};
+
 /// Request to trust an issuer of `OpenID` Connect tokens.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -19,8 +21,8 @@ pub struct CreateIdentityProvider {
     pub issuer: String,
     /// Signature algorithms of its tokens; tokens with another algorithm are refused.
     #[serde(default = "default_algorithms")]
-    #[schema(default = json!(["RS256"]))]
-    pub algorithms: Vec<String>,
+    #[schema(default = json!(["RS256"]), inline)]
+    pub algorithms: Vec<SignatureAlgorithm>,
     /// Claim that lists the groups of a person, 1 to 255 bytes.
     #[serde(default = "default_groups_claim")]
     #[schema(default = "groups")]
@@ -31,8 +33,8 @@ pub struct CreateIdentityProvider {
     pub required_claims: BTreeMap<String, String>,
 }
 
-fn default_algorithms() -> Vec<String> {
-    vec!["RS256".into()]
+fn default_algorithms() -> Vec<SignatureAlgorithm> {
+    vec![SignatureAlgorithmValue::Rs256.into()]
 }
 
 fn default_groups_claim() -> String {
@@ -51,7 +53,8 @@ pub struct IdentityProvider {
     /// Value that the claim `aud` of its tokens must have; it names the tenant.
     pub audience: String,
     /// Signature algorithms that are accepted.
-    pub algorithms: Vec<String>,
+    #[schema(inline)]
+    pub algorithms: Vec<SignatureAlgorithm>,
     /// Claim that lists the groups of a person.
     pub groups_claim: String,
     /// Claims that every token must have with exactly these values.
@@ -72,7 +75,8 @@ pub struct CreateRoleBinding {
     /// Group that the tokens of its members list. Either this or `subject` is given.
     pub group: Option<String>,
     /// Role to grant: `owner`, `operator`, `viewer` or `auditor`.
-    pub role: String,
+    #[schema(inline)]
+    pub role: Role,
     /// Scope of the role: `tenant` for the whole tenant, or the id of a mesh or cluster.
     #[serde(default = "default_scope")]
     #[schema(default = "tenant")]
@@ -95,7 +99,8 @@ pub struct RoleBinding {
     /// Group whose members have the role; null if one person or program has it.
     pub group: Option<String>,
     /// Role that was granted: `owner`, `operator`, `viewer` or `auditor`.
-    pub role: String,
+    #[schema(inline)]
+    pub role: Role,
     /// Scope of the role: `tenant` for the whole tenant, or the id of a mesh or cluster.
     pub scope: String,
     /// Time at which the role was granted.

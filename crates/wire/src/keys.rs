@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::{EventKind, Role};
+
 /// Event: something that happened to a mesh, a cluster, an upgrade or an operation.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Event {
@@ -13,7 +15,8 @@ pub struct Event {
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Kind of the event, such as `upgrade.state` or `cluster.unreachable`.
-    pub kind: String,
+    #[schema(inline)]
+    pub kind: EventKind,
     /// Id of the mesh that the event is about; null if it is about none.
     pub mesh_id: Option<String>,
     /// Id of the upgrade that the event is about; null if it is about none.
@@ -32,7 +35,8 @@ pub struct CreateApiKey {
     /// Name of the key: a DNS label of 1 to 63 characters.
     pub name: String,
     /// Role of the key: `owner`, `operator`, `viewer` or `auditor`.
-    pub role: String,
+    #[schema(inline)]
+    pub role: Role,
     /// Ids of the meshes and clusters that the role holds for; none means the whole tenant. At most
     /// 50 are allowed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -68,7 +72,8 @@ pub struct ApiKey {
     /// Name of the key.
     pub name: String,
     /// Role of the key: `owner`, `operator`, `viewer` or `auditor`.
-    pub role: String,
+    #[schema(inline)]
+    pub role: Role,
     /// Ids of the meshes and clusters that the role holds for; none means the whole tenant.
     pub scopes: Vec<String>,
     /// Time at which the key was created.

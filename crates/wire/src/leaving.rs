@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::LeftoverKind;
+
 /// Options of a deletion for clusters that do not answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -24,7 +26,8 @@ pub struct Leftover {
     /// Name of the cluster that holds the object.
     pub cluster: String,
     /// Kubernetes kind of the object.
-    pub kind: String,
+    #[schema(inline)]
+    pub kind: LeftoverKind,
     /// Namespace of the object: null for a kind without namespaces, `*` for every namespace.
     pub namespace: Option<String>,
     /// Name of the object.

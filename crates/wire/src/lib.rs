@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 mod catalogue;
 #[cfg(feature = "options")]
 mod cli_args;
+mod closed_sets;
 mod data_plane;
 mod fleet;
 mod identity;
@@ -28,6 +29,7 @@ mod webhooks;
 pub use catalogue::{Catalogue, InvalidCatalogue};
 #[cfg(feature = "options")]
 pub use cli_args::ReleaseArgs;
+pub use closed_sets::*;
 pub use data_plane::*;
 pub use fleet::*;
 pub use identity::*;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Leftover, OperationProblem};
+use crate::{Leftover, OperationKind, OperationProblem, OperationState, OperationVerb, StepState};
 
 /// Operation: one action of the service that runs a plan and ends by itself.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -15,11 +15,13 @@ pub struct Operation {
     /// `create_mesh`, `delete_mesh`, `restart` (of workloads that are behind), `set_injection`, or
     /// as a stage of an upgrade `precheck`, `deploy`, `move`, `promote`, `restore` (tags after a
     /// failed promotion), `roll` (restart of workloads), `retire` or `rollback`.
-    pub kind: String,
+    #[schema(inline)]
+    pub kind: OperationKind,
     /// State of the operation: `queued`, `running`, `waiting`, `pausing`, `paused` (a person has to
     /// act), `cancelling`, or at the end `succeeded`, `failed`, `cancelled` or `superseded` (by a
     /// later stage of the upgrade).
-    pub state: String,
+    #[schema(inline)]
+    pub state: OperationState,
     /// Reason why the operation is paused or failed; null in every other state.
     pub problem: Option<OperationProblem>,
     /// True if the operation has ended.
@@ -37,7 +39,8 @@ pub struct Operation {
     /// Verbs that were requested and that no worker has taken up yet: `pause`, `resume`, `retry` or
     /// `cancel`. While there are any, `state` and `problem` are older than the request.
     #[serde(default)]
-    pub pending_verbs: Vec<String>,
+    #[schema(inline)]
+    pub pending_verbs: Vec<OperationVerb>,
     /// Reason for the force, in the words of the caller; null without force.
     pub reason: Option<String>,
     /// Objects that stay in clusters after a deletion or deregistration.
@@ -78,7 +81,8 @@ pub struct Step {
     /// Action of the step, in words.
     pub title: String,
     /// State of the step: `pending`, `started`, `done` or `failed`.
-    pub state: String,
+    #[schema(inline)]
+    pub state: StepState,
     /// Reason why the step failed; null if it did not.
     pub problem: Option<OperationProblem>,
 }

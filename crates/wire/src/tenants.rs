@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::{Channel, Edition, ReleaseState, RequestedTenantState, TenantState};
+
 /// Request to create a tenant.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -19,8 +21,8 @@ pub struct CreateTenant {
     pub quotas: BTreeMap<String, u32>,
     /// Highest edition that meshes of the tenant can have: `standard`, `enterprise` or `ultimate`.
     #[serde(default = "crate::fleet::default_edition")]
-    #[schema(default = "standard")]
-    pub edition: String,
+    #[schema(default = "standard", inline)]
+    pub edition: Edition,
 }
 
 /// Changes to a tenant. Fields that are left out stay as they are.
@@ -28,7 +30,8 @@ pub struct CreateTenant {
 #[serde(deny_unknown_fields)]
 pub struct ChangeTenant {
     /// New state of the tenant: `active` or `suspended`.
-    pub state: Option<String>,
+    #[schema(inline)]
+    pub state: Option<RequestedTenantState>,
     /// Quotas to change, from 0 to 1000000 each, by what is counted: `clusters`, `meshes`,
     /// `api_keys`, `identity_providers`, `role_bindings` or `webhooks`.
     #[serde(default, deserialize_with = "crate::integer::deserialize_u32_map")]
@@ -36,8 +39,8 @@ pub struct ChangeTenant {
     /// Highest edition that new meshes can have: `standard`, `enterprise` or `ultimate`. Existing
     /// meshes keep their edition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = String, required = false)]
-    pub edition: Option<String>,
+    #[schema(value_type = Edition, required = false, inline)]
+    pub edition: Option<Edition>,
 }
 
 /// Request to create a key with the role `owner` for a tenant.
@@ -58,12 +61,14 @@ pub struct Tenant {
     pub name: String,
     /// State of the tenant: `active`, `suspended` (its credentials are refused, its meshes go on
     /// serving) or `deleted`.
-    pub state: String,
+    #[schema(inline)]
+    pub state: TenantState,
     /// Quotas of the tenant, by what is counted: `clusters`, `meshes`, `api_keys`,
     /// `identity_providers`, `role_bindings` and `webhooks`.
     pub quotas: BTreeMap<String, u32>,
     /// Highest edition that new meshes can have: `standard`, `enterprise` or `ultimate`.
-    pub edition: String,
+    #[schema(inline)]
+    pub edition: Edition,
     /// Time at which the tenant was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -80,7 +85,8 @@ pub struct Usage {
     /// Name of the tenant.
     pub tenant: String,
     /// Highest edition that new meshes can have: `standard`, `enterprise` or `ultimate`.
-    pub edition: String,
+    #[schema(inline)]
+    pub edition: Edition,
     /// Usage and quota, by what is counted: `clusters`, `meshes`, `api_keys`, `identity_providers`,
     /// `role_bindings` and `webhooks`.
     pub items: BTreeMap<String, QuotaUsage>,
@@ -102,11 +108,13 @@ pub struct QuotaUsage {
 pub struct ChangeRelease {
     /// New state of the release: `available`, `deprecated` or `withdrawn`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<String>,
+    #[schema(inline)]
+    pub state: Option<ReleaseState>,
     /// Channels that offer the release from now on, instead of the former ones: `rapid`, `regular`
     /// or `stable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub channels: Option<Vec<String>>,
+    #[schema(inline)]
+    pub channels: Option<Vec<Channel>>,
     /// Day on which support for the release ends, as YYYY-MM-DD, for example 2027-06-30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supported_until: Option<String>,

@@ -1,10 +1,14 @@
 //! Bodies about upgrades and the versions that a mesh can go to.
 
 use jiff::Timestamp;
+use meshwright_model::upgrade;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::OperationProblem;
+use crate::{
+    LabelPolicy, OperationProblem, ReasonCode, ReasonSeverity, Severity, Strategy, UpgradeState,
+    UpgradeVerb,
+};
 
 /// Version of the catalogue, with the strategies by which a mesh can or cannot go to it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -21,7 +25,8 @@ pub struct UpgradeOption {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct StrategyOption {
     /// Strategy of the upgrade: `in_place` or `canary`.
-    pub strategy: String,
+    #[schema(inline)]
+    pub strategy: Strategy,
     /// True if no reason blocks the upgrade.
     pub allowed: bool,
     /// Reasons that block the upgrade or warn of it.
@@ -32,9 +37,11 @@ pub struct StrategyOption {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Reason {
     /// Stable identifier of the reason, for programs.
-    pub code: String,
+    #[schema(inline)]
+    pub code: ReasonCode,
     /// Severity of the reason: `block` or `warn`.
-    pub severity: String,
+    #[schema(inline)]
+    pub severity: ReasonSeverity,
     /// Sentence that says what the reason means for this mesh.
     pub message: String,
 }
@@ -47,7 +54,8 @@ pub struct CreateUpgrade {
     #[schema(example = "1.27.9.1")]
     pub version: String,
     /// Strategy of the upgrade: `in_place` or `canary`.
-    pub strategy: String,
+    #[schema(inline)]
+    pub strategy: Strategy,
     /// True if the canary is promoted as soon as it serves, without a person.
     #[serde(default)]
     pub auto: bool,
@@ -63,11 +71,12 @@ pub struct CreateUpgrade {
     /// Handling of namespaces whose label names the old revision: `relabel` them in the roll-out,
     /// make their label an `alias` of the new revision, or let them `block` the upgrade.
     #[serde(default = "default_label_policy")]
-    pub labels: String,
+    #[schema(inline)]
+    pub labels: LabelPolicy,
 }
 
-fn default_label_policy() -> String {
-    "relabel".into()
+fn default_label_policy() -> LabelPolicy {
+    upgrade::LabelPolicy::Relabel.into()
 }
 
 fn default_hold_seconds() -> u32 {
@@ -86,17 +95,20 @@ pub struct Upgrade {
     /// Version that the upgrade leads to.
     pub to_version: String,
     /// Strategy of the upgrade: `in_place` or `canary`.
-    pub strategy: String,
+    #[schema(inline)]
+    pub strategy: Strategy,
     /// State of the upgrade: `planned` (no cluster was touched), `prechecking`, `blocked` (the
     /// precheck has findings), `deploying`, `verifying` (both revisions serve and a person
     /// decides), `promoting`, `restoring` (a failed promotion is reverted), `rolling` (workloads
     /// are restarted), `holding` (complete, and the old revision is kept), `retiring` (the old
     /// revision is removed), `paused` (a person has to act), `rolling_back`, or at the end
     /// `succeeded`, `rolled_back`, `cancelled` or `abandoned`.
-    pub state: String,
+    #[schema(inline)]
+    pub state: UpgradeState,
     /// Verbs that can be requested now: `start`, `cancel`, `acknowledge`, `retry`, `move`,
     /// `promote`, `pause`, `resume`, `rollback` or `retire`.
-    pub allowed_verbs: Vec<String>,
+    #[schema(inline)]
+    pub allowed_verbs: Vec<UpgradeVerb>,
     /// Findings of the last precheck. They stay readable after they were accepted.
     pub findings: Vec<Finding>,
     /// Actor that accepted the findings, as the audit log names it: the caller of `acknowledge`, or
@@ -132,7 +144,8 @@ pub struct Finding {
     /// Stable identifier of the finding, for programs.
     pub code: String,
     /// Severity of the finding: `block`, `warn` or `note`. A note needs no decision.
-    pub severity: String,
+    #[schema(inline)]
+    pub severity: Severity,
     /// Object that the finding is about; empty if it is about no single object.
     pub object: String,
     /// Sentence that says what is wrong.

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::{DeliveryError, DeliveryState, EventKind, WebhookStop};
+
 /// Request to create a webhook.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -80,7 +82,8 @@ pub struct Webhook {
     pub enabled: bool,
     /// Reason why the service has switched the webhook off: `gone` (it answered 410) or `failing`
     /// (all attempts for a message failed); null if it has not.
-    pub stopped: Option<String>,
+    #[schema(inline)]
+    pub stopped: Option<WebhookStop>,
     /// Secret that messages are signed with: `whsec_` and 32 bytes in base64. It is shown once, in
     /// the answer that created or rotated it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,9 +107,11 @@ pub struct Delivery {
     /// Id of the message, the same in every attempt.
     pub message_id: String,
     /// Kind of the event.
-    pub kind: String,
+    #[schema(inline)]
+    pub kind: EventKind,
     /// State of the delivery: `pending`, `delivered` or `failed`.
-    pub state: String,
+    #[schema(inline)]
+    pub state: DeliveryState,
     /// Number of attempts so far.
     pub attempts: i32,
     /// Time of the next attempt; null if there is none.
@@ -119,5 +124,6 @@ pub struct Delivery {
     pub last_status: Option<i32>,
     /// Reason why the last attempt had no answer: `address_refused`, `unreachable` or `too_slow`;
     /// null if it had one.
-    pub last_error: Option<String>,
+    #[schema(inline)]
+    pub last_error: Option<DeliveryError>,
 }

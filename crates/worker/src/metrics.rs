@@ -72,7 +72,7 @@ pub(crate) fn count_delivery(attempt: &DeliveryAttempt) {
     let outcome = match attempt {
         _ if attempt.is_accepted() => "arrived",
         DeliveryAttempt::Answered(_) => "refused",
-        DeliveryAttempt::Failed(why) => why,
+        DeliveryAttempt::Failed(why) => why.as_str(),
     };
     metrics::counter!("meshwright_deliveries_total", "outcome" => outcome).increment(1);
 }

@@ -6,6 +6,7 @@ use meshwright_model::ids::MeshId;
 use meshwright_model::observation::Observation;
 use meshwright_model::plan::{Sidecar, Step, Target};
 use meshwright_model::upgrade::UpgradeState;
+use meshwright_model::webhook::EventKind;
 use meshwright_rollout::plan::MeshTopology;
 use meshwright_store::{MeshState, NewEvent, Page, StoreError, Tx};
 use serde_json::json;
@@ -31,7 +32,7 @@ pub(crate) async fn store_observation(
             .iter()
             .map(|(cluster, tag)| json!({ "cluster": cluster, "tag": tag }))
             .collect();
-        let (kind, body) = ("mesh.tags_removed", json!({ "tags": tags }));
+        let (kind, body) = (EventKind::MeshTagsRemoved, json!({ "tags": tags }));
         tx.push_event(NewEvent {
             at,
             kind,
@@ -171,7 +172,7 @@ async fn removed_tags(
             .flat_map(|member| {
                 member
                     .missing_tags()
-                    .map(|tag| (member.member.to_string(), tag))
+                    .map(|tag| (member.member.to_string(), tag.as_str()))
             })
             .collect()
     };

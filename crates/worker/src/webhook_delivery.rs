@@ -8,10 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use meshwright_model::ids::{TenantId, WebhookId};
-use meshwright_model::webhook::message_id;
-use meshwright_store::{
-    Delivery, DeliveryAttempt, DeliveryBatch, DeliveryState, StoreError, hmac_sha256,
-};
+use meshwright_model::webhook::{DeliveryError, DeliveryState, WebhookStop, message_id};
+use meshwright_store::{Delivery, DeliveryAttempt, DeliveryBatch, StoreError, hmac_sha256};
 use serde_json::json;
 
 use crate::Engine;
@@ -140,7 +138,7 @@ impl Engine {
                         Ok(attempt) => attempt,
                         Err(missed) => {
                             metrics::report_given_up_call(WebhookDelivery::NAME, missed);
-                            DeliveryAttempt::Failed("too_slow")
+                            DeliveryAttempt::Failed(DeliveryError::TooSlow)
                         }
                     }
                 }
@@ -154,9 +152,12 @@ impl Engine {
                 .await?;
             match (&attempt, state) {
                 (DeliveryAttempt::Answered(HTTP_STATUS_GONE), _) => {
-                    tx.disable_webhook(webhook, "gone", now).await?;
+                    tx.disable_webhook(webhook, WebhookStop::Gone, now).await?;
                 }
-                (_, DeliveryState::Failed) => tx.disable_webhook(webhook, "failing", now).await?,
+                (_, DeliveryState::Failed) => {
+                    tx.disable_webhook(webhook, WebhookStop::Failing, now)
+                        .await?;
+                }
                 _ => {}
             }
             tx.commit().await?;

@@ -11,9 +11,8 @@ use jiff::SignedDuration;
 use meshwright_model::Clock;
 use meshwright_model::ids::{OperationId, TenantId, WebhookId};
 use meshwright_model::operation::OperationKind;
-use meshwright_store::{
-    Delivery, DeliveryAttempt, DeliveryState, NewOperation, NewWebhook, Webhook, hmac_sha256,
-};
+use meshwright_model::webhook::{DeliveryError, DeliveryState};
+use meshwright_store::{Delivery, DeliveryAttempt, NewOperation, NewWebhook, Webhook, hmac_sha256};
 use meshwright_testkit::Fleet;
 use meshwright_worker::{Engine, WebhookSender};
 use serde_json::{Value, json};
@@ -267,7 +266,7 @@ async fn what_does_not_arrive_is_sent_again_with_the_same_name_and_holds_up_nobo
     );
     stage.test(slow).await;
     stage.test(slow).await;
-    stage.answer([DeliveryAttempt::Failed("too_slow")]);
+    stage.answer([DeliveryAttempt::Failed(DeliveryError::TooSlow)]);
     stage.deliver().await;
     assert_eq!(
         stage.arrived().len(),
@@ -363,7 +362,7 @@ async fn after_ten_attempts_a_message_is_given_up_and_its_webhook_switched_off_u
     let stage = Stage::new().await;
     let id = stage.hook("dead", &["webhook.test"]).await;
     stage.test(id).await;
-    stage.answer((0..10).map(|_| DeliveryAttempt::Failed("unreachable")));
+    stage.answer((0..10).map(|_| DeliveryAttempt::Failed(DeliveryError::Unreachable)));
     for attempt in 1..=10 {
         stage.later().await;
         stage.deliver().await;

@@ -5,7 +5,6 @@ use meshwright_model::upgrade::InvalidTransition;
 use meshwright_store::StoreError;
 
 use crate::error::{ApiError, ApiProblem};
-use crate::resources::views;
 
 /// Builds the problem for a database constraint that was violated.
 fn constraint_error(constraint: &str) -> ApiError {
@@ -80,8 +79,8 @@ fn constraint_error(constraint: &str) -> ApiError {
 
 /// Builds the problem for a verb that the state of an upgrade does not allow.
 fn transition_error(refused: &InvalidTransition) -> ApiError {
-    let allowed = views::verb_names(&refused.allowed);
-    let verb = views::wire_name(&refused.verb);
+    let allowed: Vec<&str> = refused.allowed.iter().map(|verb| verb.as_str()).collect();
+    let verb = refused.verb.as_str();
     let hint = if allowed.is_empty() {
         "It has ended.".to_owned()
     } else {

@@ -1,17 +1,13 @@
 //! Adds to the `OpenAPI` document the conventions that all operations share: paging, repeated
-//! requests, `validate_only`, errors, and the values that fields take.
+//! requests, `validate_only`, errors, and the limits of fields. Closed sets of values come from the
+//! types of the fields.
 
-use meshwright_model::access::Role;
-use meshwright_model::edition::Edition;
 use meshwright_model::operation::Signal;
-use meshwright_model::release::{Channel, Quirk, ReleaseState};
-use meshwright_model::rules::Strategy;
-use meshwright_model::upgrade::{LabelPolicy, Verb};
+use meshwright_model::upgrade::Verb;
 use meshwright_model::webhook::MAX_EVENT_KINDS;
-use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::oidc::SIGNATURE_ALGORITHMS;
+use crate::openapi::closed_sets;
 use crate::request::long_poll::MAX_WAIT_SECONDS;
 use crate::request::mutation::MAX_IDEMPOTENCY_KEY_LEN;
 use crate::request::pagination;
@@ -75,9 +71,10 @@ const MUTATION_ERRORS: [(&str, &str); 6] = [
 /// Adds the conventions to the document.
 pub(crate) fn apply_conventions(document: &mut Value) {
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
-        schemas
-            .iter_mut()
-            .for_each(|(name, schema)| constrain_schema(name, schema));
+        schemas.iter_mut().for_each(|(name, schema)| {
+            closed_sets::merge_into_fields(schema);
+            constrain_schema(name, schema);
+        });
     }
     let bare = optional_body_refs(document);
     for (path, methods) in document["paths"].as_object_mut().into_iter().flatten() {
@@ -163,14 +160,13 @@ fn constrain_parameters(operation: &mut Value) {
         .as_str()
         .unwrap_or_default()
         .to_owned();
-    let verbs = match id.as_str() {
-        "askUpgrade" => wire_names(
-            &Verb::ALL
-                .into_iter()
-                .filter(|verb| upgrades::is_requestable(*verb))
-                .collect::<Vec<_>>(),
-        ),
-        _ => wire_names(&Signal::ALL),
+    let verbs: Vec<&str> = match id.as_str() {
+        "askUpgrade" => Verb::ALL
+            .into_iter()
+            .filter(|verb| upgrades::is_requestable(*verb))
+            .map(Verb::as_str)
+            .collect(),
+        _ => Signal::ALL.map(Signal::as_str).into(),
     };
     for parameter in operation
         .get_mut("parameters")
@@ -223,8 +219,7 @@ fn error_response(description: &str) -> Value {
     json!({ "description": description, "content": { "application/problem+json": problem } })
 }
 
-/// Adds the limits of the domain to the fields of requests. Answers stay open, because a client
-/// must accept values that it does not know.
+/// Adds the limits of the domain to the fields of requests.
 fn constrain_schema(schema: &str, of: &mut Value) {
     let verbs = [
         "Add", "Create", "Change", "Import", "Register", "Renew", "Rotate", "Move", "Set",
@@ -246,18 +241,8 @@ fn constrain_schema(schema: &str, of: &mut Value) {
             (_, "issuer") => {
                 json!({ "maxLength": identity_providers::MAX_IDENTITY_TEXT_BYTES, "pattern": "^https://[^@#/?]+(/[^#?]*)?$" })
             }
-            (_, "role") => json!({ "enum": Role::ALL.map(Role::as_str) }),
-            (_, "edition" | "minimum_edition") => {
-                json!({ "enum": wire_names(&[Edition::Standard, Edition::Enterprise, Edition::Ultimate]) })
-            }
-            (_, "strategy") => {
-                json!({ "enum": wire_names(&[Strategy::InPlace, Strategy::Canary]) })
-            }
             ("CreateMesh", "clusters") => json!({ "minItems": 1, "uniqueItems": true }),
-            (_, "clusters" | "namespaces") => json!({ "minItems": 1 }),
-            (_, "algorithms") => {
-                json!({ "minItems": 1, "items": { "type": "string", "enum": SIGNATURE_ALGORITHMS.map(|(name, _)| name) } })
-            }
+            (_, "clusters" | "namespaces" | "algorithms") => json!({ "minItems": 1 }),
             (_, "version") => json!({ "pattern": "^[0-9]+\\.[0-9]+\\.[0-9]+\\.[0-9]+$" }),
             ("ImportRelease", "hub" | "tag") => {
                 json!({ "minLength": 1, "maxLength": 255, "pattern": VISIBLE_TEXT_PATTERN })
@@ -266,12 +251,6 @@ fn constrain_schema(schema: &str, of: &mut Value) {
                 json!({ "maxLength": 255, "pattern": VISIBLE_TEXT_PATTERN })
             }
             (_, "supported_until" | "released_on") => json!({ "format": "date" }),
-            (_, "channels") => {
-                json!({ "items": { "type": "string", "enum": wire_names(&Channel::ALL) } })
-            }
-            ("ImportRelease", "quirks") => {
-                json!({ "items": { "type": "string", "enum": wire_names(&Quirk::ALL) } })
-            }
             (_, "url") => {
                 json!({ "maxLength": webhooks::MAX_URL_BYTES, "pattern": "^https?://[^@#/?]+([/?][^#]*)?$" })
             }
@@ -280,27 +259,10 @@ fn constrain_schema(schema: &str, of: &mut Value) {
                 json!({ "minItems": 1, "maxItems": MAX_EVENT_KINDS, "items": kind })
             }
             (_, "hold_seconds") => json!({ "maximum": upgrades::MAX_HOLD_SECONDS }),
-            ("CreateUpgrade", "labels") => {
-                json!({ "enum": wire_names(&[LabelPolicy::Relabel, LabelPolicy::Alias, LabelPolicy::Block]) })
-            }
-            ("ChangeRelease", "state") => {
-                let states = [
-                    ReleaseState::Available,
-                    ReleaseState::Deprecated,
-                    ReleaseState::Withdrawn,
-                ];
-                json!({ "enum": wire_names(&states.map(Some).into_iter().chain([None]).collect::<Vec<_>>()) })
-            }
-            ("ChangeTenant", "state") => json!({ "enum": ["active", "suspended", null] }),
             _ => continue,
         };
         merge_rules(known, rules);
     }
-}
-
-/// Returns the wire names of values.
-fn wire_names<T: Serialize>(values: &[T]) -> Vec<Value> {
-    values.iter().map(|value| json!(value)).collect()
 }
 
 /// Adds the entries of `rules` to the object `into`.

@@ -7,8 +7,9 @@ use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use meshwright_model::access::{AccessDecision, Action, Grant, Scope, authorize};
+use meshwright_model::fleet::TenantState;
 use meshwright_model::ids::{KeyId, ProviderId, TenantId};
-use meshwright_store::{AccessFilter, ApiKeyToken, StoreError, TenantState, Tx, TxMode};
+use meshwright_store::{AccessFilter, ApiKeyToken, StoreError, Tx, TxMode};
 
 use crate::connection_limits::ClientConnection;
 use crate::error::{ApiError, Result};

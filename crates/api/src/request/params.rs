@@ -6,11 +6,10 @@ use meshwright_model::edition::Edition;
 use meshwright_model::label::{self, Labels};
 use meshwright_model::name::InvalidName;
 use meshwright_model::version::InvalidVersion;
-use meshwright_model::{Name, Version};
+use meshwright_model::{ClosedSet, Name, OpenEnum, Version};
 use meshwright_store::{ListFilter, Mesh, StoreError, Tx, UserMetadata};
 use meshwright_wire::FieldError;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use crate::error::{ApiError, Result};
 
@@ -35,22 +34,23 @@ pub(crate) fn parse_version(text: &str) -> FieldResult<Version> {
         .map_err(|error: InvalidVersion| FieldError::new("/version", error.to_string()))
 }
 
-/// Parses an edition: `standard`, `enterprise` or `ultimate`.
-pub(crate) fn parse_edition(pointer: &str, text: &str) -> FieldResult<Edition> {
-    parse_choice(
+/// Checks that an edition is known: `standard`, `enterprise` or `ultimate`.
+pub(crate) fn known_edition(pointer: &str, sent: &OpenEnum<Edition>) -> FieldResult<Edition> {
+    known_value(
         pointer,
-        text,
+        sent,
         "an edition is standard, enterprise or ultimate",
     )
 }
 
-/// Parses one value of a closed set by its wire name. `known` is the message that lists the set.
-pub(crate) fn parse_choice<T: DeserializeOwned>(
+/// Checks that a value of a closed set is known. `message` lists the set.
+pub(crate) fn known_value<T: ClosedSet>(
     pointer: &str,
-    text: &str,
-    known: &str,
+    sent: &OpenEnum<T>,
+    message: &str,
 ) -> FieldResult<T> {
-    serde_json::from_value(text.into()).map_err(|_| FieldError::new(pointer, known))
+    sent.known()
+        .ok_or_else(|| FieldError::new(pointer, message))
 }
 
 /// Checks that the cluster is a member of the mesh and that the namespace has a valid name. The

@@ -12,7 +12,7 @@ use meshwright_store::StoredRelease;
 use meshwright_wire::{FieldError, ImportRelease};
 
 use crate::app::ReadCharts;
-use crate::request::params::{FieldResult, parse_choice, parse_edition, parse_version};
+use crate::request::params::{FieldResult, known_edition, known_value, parse_version};
 
 /// JSON pointer of the field with the charts.
 pub(crate) const CHARTS_POINTER: &str = "/charts";
@@ -37,8 +37,8 @@ pub fn parse_import_release(
         .map_err(|_| FieldError::new(CHARTS_POINTER, "it is not base64"))?;
     let (charts, digest) =
         read_charts(&sent).map_err(|said| FieldError::new(CHARTS_POINTER, said))?;
-    let quirk = |(index, quirk): (usize, &String)| {
-        parse_choice(
+    let quirk = |(index, quirk): (usize, &meshwright_wire::Quirk)| {
+        known_value(
             &format!("/quirks/{index}"),
             quirk,
             "this quirk is not known",
@@ -54,8 +54,8 @@ pub fn parse_import_release(
         digest,
         released_on: parse_day("/released_on", wanted.released_on.as_ref())?,
         supported_until: parse_day("/supported_until", wanted.supported_until.as_ref())?,
-        channels: parse_channels(&wanted.channels)?,
-        minimum_edition: parse_edition("/minimum_edition", &wanted.minimum_edition)?,
+        channels: known_channels(&wanted.channels)?,
+        minimum_edition: known_edition("/minimum_edition", &wanted.minimum_edition)?,
         notes: parse_text("/notes", &wanted.notes, 0)?,
         kubernetes: parse_kubernetes_range(wanted)?,
         quirks: wanted
@@ -124,10 +124,12 @@ pub(crate) fn parse_day(pointer: &str, text: Option<&String>) -> FieldResult<Opt
     text.map(|text| read(text).ok_or_else(said)).transpose()
 }
 
-/// Parses the names of release channels.
-pub(crate) fn parse_channels(wanted: &[String]) -> FieldResult<BTreeSet<Channel>> {
-    let read = |(index, channel): (usize, &String)| {
-        parse_choice(
+/// Checks that the channels of a release are known.
+pub(crate) fn known_channels(
+    wanted: &[meshwright_wire::Channel],
+) -> FieldResult<BTreeSet<Channel>> {
+    let read = |(index, channel): (usize, &meshwright_wire::Channel)| {
+        known_value(
             &format!("/channels/{index}"),
             channel,
             "a channel is rapid, regular or stable",

@@ -5,7 +5,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 use jiff::SignedDuration;
-use meshwright_model::access::{Action, Role, Scope};
+use meshwright_model::access::{Action, Role, Scope, UnknownRole};
 use meshwright_model::ids::KeyId;
 use meshwright_model::quota::QuotaResource;
 use meshwright_store::{ApiKeyToken, NewApiKey, Tx};
@@ -15,7 +15,7 @@ use crate::error::{ApiError, Result};
 use crate::request::caller::Authenticated;
 use crate::request::mutation::{Body, EmptyBody, MutationOutcome};
 use crate::request::pagination::{DeletedFilter, ListRequest};
-use crate::request::params::{parse_id, parse_name, require_known_scope};
+use crate::request::params::{known_value, parse_id, parse_name, require_known_scope};
 
 /// Maximum number of meshes and clusters that the scopes of a key may name.
 const MAX_SCOPES: usize = 50;
@@ -28,7 +28,7 @@ pub(crate) fn api_key_view(key: &meshwright_store::ApiKey) -> ApiKey {
     ApiKey {
         id: key.id.to_string(),
         name: key.name.clone(),
-        role: key.role.as_str().into(),
+        role: key.role.into(),
         scopes: key.scopes.iter().map(ToString::to_string).collect(),
         created_at: key.created_at,
         expires_at: key.expires_at,
@@ -56,13 +56,7 @@ pub(crate) async fn create_api_key(
     change.tx.check_quota(QuotaResource::ApiKeys).await?;
     let (wanted, now) = (&body.value, caller.app.clock.now());
     let name = parse_name(&wanted.name)?;
-    let role: Role =
-        wanted
-            .role
-            .parse()
-            .map_err(|error: meshwright_model::access::UnknownRole| {
-                ApiError::invalid_field("/role", error.to_string())
-            })?;
+    let role: Role = known_value("/role", &wanted.role, &UnknownRole.to_string())?;
     if wanted.expires_at.is_some_and(|end| end <= now) {
         return Err(ApiError::invalid_field(
             "/expires_at",

@@ -8,18 +8,16 @@ use meshwright_model::Version;
 use meshwright_model::access::Action;
 use meshwright_model::ids::{HostingClusterId, TenantId};
 use meshwright_model::release::{Release, ReleaseState};
-use meshwright_model::rules::Severity;
 use meshwright_store::HostingCluster;
 use meshwright_wire::{AddHostingCluster, FieldError, ImportRelease};
 
 use crate::error::{ApiError, Result};
 use crate::request::caller::Authenticated;
 use crate::request::mutation::{Body, EmptyBody, MutationOutcome};
-use crate::request::params::{parse_choice, parse_id, parse_name};
+use crate::request::params::{known_value, parse_id, parse_name};
 use crate::request::release_import::{
-    self, parse_channels, parse_day, parse_import_release, parse_text,
+    self, known_channels, parse_day, parse_import_release, parse_text,
 };
-use crate::resources::views::wire_name;
 
 /// List all hosting clusters
 ///
@@ -150,11 +148,11 @@ pub(crate) async fn list_releases(
 fn release_view(release: &Release) -> meshwright_wire::Release {
     meshwright_wire::Release {
         version: release.version.to_string(),
-        state: wire_name(&release.state),
+        state: release.state.into(),
         released_on: release.released_on.map(|date| date.to_string()),
         supported_until: release.supported_until.map(|date| date.to_string()),
-        channels: release.channels.iter().map(wire_name).collect(),
-        minimum_edition: wire_name(&release.minimum_edition),
+        channels: release.channels.iter().copied().map(Into::into).collect(),
+        minimum_edition: release.minimum_edition.into(),
         hub: release.hub.clone(),
         tag: release.tag.clone(),
         charts_digest: release.digest.clone(),
@@ -163,7 +161,7 @@ fn release_view(release: &Release) -> meshwright_wire::Release {
             "1.{} to 1.{} ({})",
             release.kubernetes.min, release.kubernetes.tested_max, release.kubernetes.source
         ),
-        quirks: release.quirks.iter().map(wire_name).collect(),
+        quirks: release.quirks.iter().copied().map(Into::into).collect(),
     }
 }
 
@@ -237,15 +235,15 @@ pub(crate) async fn change_release(
         .parse()
         .map_err(|_| ApiError::not_found("release"))?;
     let wanted = &body.value;
-    let read = |state: &String| {
-        parse_choice(
+    let read = |state: &meshwright_wire::ReleaseState| {
+        known_value(
             "/state",
             state,
             "a state is available, deprecated or withdrawn",
         )
     };
     let state: Option<ReleaseState> = wanted.state.as_ref().map(read).transpose()?;
-    let offered = wanted.channels.as_deref().map(parse_channels).transpose()?;
+    let offered = wanted.channels.as_deref().map(known_channels).transpose()?;
     let supported_until = parse_day("/supported_until", wanted.supported_until.as_ref())?;
     let notes = wanted
         .notes
@@ -273,12 +271,11 @@ pub(crate) async fn change_release(
 pub(crate) fn reason_views(
     reasons: &[meshwright_model::rules::Reason],
 ) -> Vec<meshwright_wire::Reason> {
-    let severity = |severity: Severity| wire_name(&severity);
     reasons
         .iter()
         .map(|reason| meshwright_wire::Reason {
-            code: wire_name(&reason.code),
-            severity: severity(reason.severity),
+            code: reason.code.into(),
+            severity: meshwright_wire::ReasonSeverity::from_name(reason.severity.as_str()),
             message: reason.message.clone(),
         })
         .collect()

@@ -238,7 +238,7 @@ fn stream_events(
                 .data("{}"),
             StreamItem::Event(next) => Event::default()
                 .id(next.seq.to_string())
-                .event(next.kind.clone())
+                .event(next.kind.as_str())
                 .data(serde_json::to_string(&next).unwrap_or_default()),
         };
         Some((Ok::<Event, Infallible>(event), follower))

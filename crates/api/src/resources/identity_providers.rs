@@ -11,15 +11,17 @@ use meshwright_model::quota::QuotaResource;
 use meshwright_store::{Binding, Page, Provider, Subject};
 use meshwright_wire::{
     CreateIdentityProvider, CreateRoleBinding, IdentityProvider, IdentityProviderList, RoleBinding,
-    RoleBindingList,
+    RoleBindingList, SignatureAlgorithm, SignatureAlgorithmValue,
 };
 
 use crate::error::{ApiError, Result};
-use crate::oidc::{self, SIGNATURE_ALGORITHMS};
+use crate::oidc;
 use crate::request::caller::{Authenticated, Caller};
 use crate::request::mutation::{Body, EmptyBody, MutationOutcome};
 use crate::request::pagination::{ListRequest, Unfiltered};
-use crate::request::params::{parse_id, parse_name, require_known_scope, require_referenced};
+use crate::request::params::{
+    known_value, parse_id, parse_name, require_known_scope, require_referenced,
+};
 
 /// Maximum length of an issuer, a subject, a group, or the name or value of a claim, in bytes.
 pub(crate) const MAX_IDENTITY_TEXT_BYTES: usize = 255;
@@ -32,7 +34,11 @@ fn provider_view(caller: &Caller, provider: &Provider) -> IdentityProvider {
         name: provider.name.clone(),
         issuer: provider.issuer.clone(),
         audience: oidc::tenant_audience(caller.tenant),
-        algorithms: provider.algorithms.clone(),
+        algorithms: provider
+            .algorithms
+            .iter()
+            .map(SignatureAlgorithm::from_name)
+            .collect(),
         groups_claim: provider.groups_claim.clone(),
         required_claims: provider.required_claims.clone(),
         created_at: provider.created_at,
@@ -49,7 +55,7 @@ fn binding_view(binding: &Binding) -> RoleBinding {
         provider_id: binding.provider.to_string(),
         subject,
         group,
-        role: binding.grant.role.as_str().into(),
+        role: binding.grant.role.into(),
         scope: binding.grant.scope.to_string(),
         created_at: binding.created_at,
     }
@@ -107,9 +113,9 @@ pub(crate) async fn create_identity_provider(
         .check_quota(QuotaResource::IdentityProviders)
         .await?;
     let wanted = &body.value;
-    let known = |name: &String| SIGNATURE_ALGORITHMS.iter().any(|(known, _)| known == name);
+    let known = |sent: &SignatureAlgorithm| sent.known().is_some();
     if wanted.algorithms.is_empty() || !wanted.algorithms.iter().all(known) {
-        let names: Vec<&str> = SIGNATURE_ALGORITHMS.iter().map(|(name, _)| *name).collect();
+        let names = SignatureAlgorithmValue::ALL.map(SignatureAlgorithmValue::as_str);
         return Err(ApiError::invalid_field(
             "/algorithms",
             format!("one or more of {}", names.join(", ")),
@@ -130,7 +136,7 @@ pub(crate) async fn create_identity_provider(
         id: ProviderId(caller.app.clock.new_uuid()),
         name: parse_name(&wanted.name)?.to_string(),
         issuer: parse_issuer(&wanted.issuer)?,
-        algorithms: wanted.algorithms.clone(),
+        algorithms: wanted.algorithms.iter().map(ToString::to_string).collect(),
         groups_claim: wanted.groups_claim.clone(),
         required_claims: wanted.required_claims.clone(),
         created_at: caller.app.clock.now(),
@@ -243,10 +249,7 @@ pub(crate) async fn create_role_binding(
     };
     let (Subject::User(text) | Subject::Group(text)) = &subject;
     check_length("/subject", text)?;
-    let role = wanted
-        .role
-        .parse()
-        .map_err(|error: UnknownRole| ApiError::invalid_field("/role", error.to_string()))?;
+    let role = known_value("/role", &wanted.role, &UnknownRole.to_string())?;
     let scope = wanted
         .scope
         .parse()

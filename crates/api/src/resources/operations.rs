@@ -4,9 +4,11 @@ use axum::Json;
 use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use axum::response::Response;
+use meshwright_model::ClosedSet;
 use meshwright_model::access::{Action, Scope};
 use meshwright_model::ids::{OperationId, UpgradeId};
 use meshwright_model::operation::{OperationKind, Signal};
+use meshwright_model::upgrade::Verb;
 use meshwright_store::Tx;
 use meshwright_wire::{Operation, OperationList};
 use serde::Deserialize;
@@ -145,8 +147,7 @@ pub(crate) async fn operation_action(
     body: Body<EmptyBody>,
 ) -> Result<Response> {
     let operation: OperationId = parse_id(&operation, "operation")?;
-    let wish: Signal = serde_json::from_value(serde_json::Value::from(verb))
-        .map_err(|_| ApiError::not_found("verb"))?;
+    let wish = Signal::from_name(&verb).ok_or_else(|| ApiError::not_found("verb"))?;
     let mut change = caller
         .begin_mutation(database, "askOperation", &body)
         .await?;
@@ -188,15 +189,15 @@ pub(crate) async fn operation_action(
 /// Builds the problem for a verb that was sent to a stage of an upgrade. The hint names the
 /// commands that the upgrade takes now.
 fn stage_of_upgrade_error(upgrade: &meshwright_store::Upgrade, wish: Signal) -> ApiError {
-    let allowed: Vec<String> = upgrade
+    let allowed: Vec<&str> = upgrade
         .state
         .allowed_verbs()
         .into_iter()
         .filter(|verb| is_requestable(*verb))
-        .map(|verb| views::wire_name(&verb))
+        .map(Verb::as_str)
         .collect();
     let command = |verb: &str| format!("`meshwright upgrade {verb} {}`", upgrade.id);
-    let hint = if allowed.iter().any(|verb| verb == wish.as_str()) {
+    let hint = if allowed.contains(&wish.as_str()) {
         format!("Use {}.", command(wish.as_str()))
     } else if allowed.is_empty() {
         format!(

@@ -7,21 +7,25 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use meshwright_model::ClosedSet;
 use meshwright_model::access::{Action, Role};
+use meshwright_model::fleet::TenantState;
 use meshwright_model::ids::{KeyId, TenantId};
 use meshwright_model::quota::{QuotaResource, Quotas};
-use meshwright_store::{ApiKeyToken, NewApiKey, NewTenant, Page, StoreError, TenantState};
+use meshwright_store::{ApiKeyToken, NewApiKey, NewTenant, Page, StoreError};
 use meshwright_wire::{
-    ApiKey, ChangeTenant, CreateOwnerKey, CreateTenant, QuotaUsage, Tenant, TenantList, Usage,
+    ApiKey, ChangeTenant, CreateOwnerKey, CreateTenant, QuotaUsage, RequestedTenantStateValue,
+    Tenant, TenantList, Usage,
 };
 
 use crate::error::{ApiError, Result};
 use crate::request::caller::Authenticated;
 use crate::request::mutation::{Body, EmptyBody, MutationOutcome};
 use crate::request::pagination::{DeletedFilter, ListRequest};
-use crate::request::params::{check_if_match, etag, parse_edition, parse_id, parse_name};
+use crate::request::params::{
+    check_if_match, etag, known_edition, known_value, parse_id, parse_name,
+};
 use crate::resources::api_keys;
-use crate::resources::views::wire_name;
 
 /// Largest value of a quota.
 const MAX_QUOTA: u32 = 1_000_000;
@@ -30,11 +34,11 @@ fn tenant_view(tenant: &meshwright_store::Tenant) -> Tenant {
     Tenant {
         id: tenant.id.to_string(),
         name: tenant.name.clone(),
-        state: tenant.state.as_str().into(),
+        state: tenant.state.into(),
         quotas: QuotaResource::ALL
             .map(|of| (of.as_str().to_owned(), tenant.quotas.limit_for(of)))
             .into(),
-        edition: wire_name(&tenant.edition),
+        edition: tenant.edition.into(),
         created_at: tenant.created_at,
         owner_key: None,
     }
@@ -44,9 +48,7 @@ fn tenant_view(tenant: &meshwright_store::Tenant) -> Tenant {
 fn merge_quotas(wanted: &BTreeMap<String, u32>, known: &Quotas) -> Result<Quotas> {
     let mut quotas = known.clone();
     for (name, limit) in wanted {
-        let of = QuotaResource::ALL
-            .into_iter()
-            .find(|of| of.as_str() == name);
+        let of = QuotaResource::from_name(name);
         let names = QuotaResource::ALL.map(QuotaResource::as_str).join(", ");
         let of = of.ok_or_else(|| {
             ApiError::invalid_field(
@@ -79,7 +81,7 @@ pub(crate) async fn create_tenant(
     let (app, now) = (&caller.app, caller.app.clock.now());
     let name = parse_name(&body.value.name)?;
     let quotas = merge_quotas(&body.value.quotas, &Quotas::default())?;
-    let edition = parse_edition("/edition", &body.value.edition)?;
+    let edition = known_edition("/edition", &body.value.edition)?;
     let tenant = TenantId(app.clock.new_uuid());
     let text = ApiKeyToken::generate(tenant, KeyId(app.clock.new_uuid()));
     let (digest, scopes) = (text.secret_digest(&app.vault), Vec::new());
@@ -199,18 +201,19 @@ pub(crate) async fn change_tenant(
         .await?;
     let seen = find_tenant(&mut change.tx, parse_id(&tenant, "tenant")?).await?;
     check_if_match(&headers, seen.generation)?;
-    let state = match (seen.state, body.value.state.as_deref()) {
-        (state, None) => state,
-        (_, Some("active")) => TenantState::Active,
-        (_, Some("suspended")) => TenantState::Suspended,
-        _ => return Err(ApiError::invalid_field("/state", "active or suspended")),
+    let state = match &body.value.state {
+        None => seen.state,
+        Some(wanted) => match known_value("/state", wanted, "active or suspended")? {
+            RequestedTenantStateValue::Active => TenantState::Active,
+            RequestedTenantStateValue::Suspended => TenantState::Suspended,
+        },
     };
     let quotas = merge_quotas(&body.value.quotas, &seen.quotas)?;
     let wanted = body
         .value
         .edition
         .as_ref()
-        .map(|text| parse_edition("/edition", text))
+        .map(|sent| known_edition("/edition", sent))
         .transpose()?;
     let wanted = meshwright_store::Tenant {
         state,
@@ -322,11 +325,10 @@ pub(crate) async fn get_usage(
             },
         );
     }
-    let edition = wire_name(&tenant.edition);
     Ok(Json(Usage {
         tenant_id: tenant.id.to_string(),
         tenant: tenant.name,
-        edition,
+        edition: tenant.edition.into(),
         items,
     }))
 }

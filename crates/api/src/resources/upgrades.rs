@@ -4,11 +4,11 @@ use axum::Json;
 use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use meshwright_model::Version;
 use meshwright_model::access::{Action, Scope};
 use meshwright_model::ids::{MeshId, UpgradeId};
 use meshwright_model::rules::{Strategy, UpgradeContext, assess_upgrade, is_allowed};
 use meshwright_model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
+use meshwright_model::{ClosedSet, Version};
 use meshwright_store::{MeshState, NewUpgrade, Tx};
 use meshwright_wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use crate::request::long_poll::WaitQuery;
 use crate::request::mutation::{Body, EmptyBody, Mutation, MutationOutcome};
 use crate::request::pagination::{ListRequest, Unfiltered};
 use crate::request::params::{
-    etag, expected_generation, parse_choice, parse_id, parse_version, require_member_namespace,
+    etag, expected_generation, known_value, parse_id, parse_version, require_member_namespace,
 };
 use crate::resources::meshes::authorized_mesh;
 use crate::resources::release_rules::{
@@ -73,7 +73,7 @@ pub(crate) async fn create_upgrade(
 /// with the state of the mesh.
 fn parse_upgrade_request(wanted: &CreateUpgrade) -> Result<(Version, UpgradePolicyChoice)> {
     let version = parse_version(&wanted.version)?;
-    let strategy: Strategy = parse_choice(
+    let strategy: Strategy = known_value(
         "/strategy",
         &wanted.strategy,
         "a strategy is in_place or canary",
@@ -89,7 +89,7 @@ fn parse_upgrade_request(wanted: &CreateUpgrade) -> Result<(Version, UpgradePoli
         auto: wanted.auto,
         hold_seconds: wanted.hold_seconds,
         accept_warnings: wanted.accept_warnings,
-        labels: parse_choice(
+        labels: known_value(
             "/labels",
             &wanted.labels,
             "labels are relabel, alias or block",
@@ -262,8 +262,7 @@ pub(crate) async fn upgrade_action(
     headers: HeaderMap,
     body: Body<EmptyBody>,
 ) -> Result<Response> {
-    let verb: Verb =
-        serde_json::from_value(Value::from(verb)).map_err(|_| ApiError::not_found("verb"))?;
+    let verb = Verb::from_name(&verb).ok_or_else(|| ApiError::not_found("verb"))?;
     if !is_requestable(verb) {
         return Err(ApiError::not_found("verb"));
     }

@@ -2,22 +2,18 @@
 
 use jiff::Timestamp;
 use meshwright_model::credential::CredentialLifetime;
+use meshwright_model::fleet::MemberRole;
 use meshwright_model::leftover::Leftover;
 use meshwright_model::operation::OperationState;
-use meshwright_model::upgrade::{Finding, UpgradeState, Verb};
+use meshwright_model::upgrade::{Finding, UpgradeState};
 use meshwright_store::{ClusterState, MeshState};
-use meshwright_wire::{OperationProblem, Progress, Step, Wave};
-use serde::Serialize;
+use meshwright_wire::{
+    EventKind, LeftoverKind, OperationProblem, Progress, Step, UpgradeVerb, Wave,
+};
 
 mod data_plane;
 
 pub(crate) use data_plane::data_plane;
-
-/// Returns the wire name of an enum's value.
-pub(crate) fn wire_name(value: &impl Serialize) -> String {
-    let value = serde_json::to_value(value).unwrap_or_default();
-    value.as_str().map(str::to_owned).unwrap_or_default()
-}
 
 /// Converts a problem of an operation or a cluster.
 fn problem_view(problem: &meshwright_model::operation::Problem) -> OperationProblem {
@@ -32,7 +28,7 @@ fn problem_view(problem: &meshwright_model::operation::Problem) -> OperationProb
 fn leftover(left: &Leftover) -> meshwright_wire::Leftover {
     meshwright_wire::Leftover {
         cluster: left.cluster.to_string(),
-        kind: left.kind.clone(),
+        kind: LeftoverKind::from_name(&left.kind),
         namespace: left.namespace.clone(),
         name: left.name.clone(),
         command: left.command.clone(),
@@ -43,7 +39,7 @@ fn leftover(left: &Leftover) -> meshwright_wire::Leftover {
 fn credential(life: &CredentialLifetime, now: Timestamp) -> meshwright_wire::HeldCredential {
     meshwright_wire::HeldCredential {
         serial: life.serial,
-        state: life.status_at(now).as_str().into(),
+        state: life.status_at(now).into(),
         issued_at: life.issued_at,
         expires_at: life.expires_at,
         renews_at: life.renews_at(),
@@ -56,19 +52,18 @@ pub(crate) fn cluster(
     cluster: &meshwright_store::Cluster,
     now: Timestamp,
 ) -> meshwright_wire::Cluster {
-    let (state, problem) = match &cluster.state {
-        ClusterState::Registering => ("registering", None),
-        ClusterState::Ready => ("ready", None),
-        ClusterState::Unreachable(problem) => ("unreachable", Some(problem_view(problem))),
-        ClusterState::Refused(problem) => ("refused", Some(problem_view(problem))),
-        ClusterState::Deregistering => ("deregistering", None),
+    let problem = match &cluster.state {
+        ClusterState::Unreachable(problem) | ClusterState::Refused(problem) => {
+            Some(problem_view(problem))
+        }
+        ClusterState::Registering | ClusterState::Ready | ClusterState::Deregistering => None,
     };
     meshwright_wire::Cluster {
         id: cluster.id.to_string(),
         name: cluster.name.clone(),
         display_name: cluster.metadata.display_name.clone(),
         labels: cluster.metadata.labels.clone(),
-        state: state.into(),
+        state: cluster.state.name().into(),
         problem,
         credential: cluster
             .credential_lifetime
@@ -85,7 +80,7 @@ pub(crate) fn cluster(
 fn finding(finding: &Finding) -> meshwright_wire::Finding {
     meshwright_wire::Finding {
         code: finding.code.clone(),
-        severity: wire_name(&finding.severity),
+        severity: finding.severity.into(),
         object: finding.object.clone(),
         message: finding.message.clone(),
         hint: finding.hint.clone(),
@@ -114,7 +109,11 @@ pub(crate) fn mesh(mesh: &meshwright_store::Mesh) -> meshwright_wire::Mesh {
             .map(|(position, member)| meshwright_wire::Member {
                 cluster_id: member.cluster.to_string(),
                 name: member.name.clone(),
-                role: if position == 0 { "config" } else { "remote" }.into(),
+                role: if position == 0 {
+                    MemberRole::Config.into()
+                } else {
+                    MemberRole::Remote.into()
+                },
             });
     meshwright_wire::Mesh {
         id: mesh.id.to_string(),
@@ -123,8 +122,8 @@ pub(crate) fn mesh(mesh: &meshwright_store::Mesh) -> meshwright_wire::Mesh {
         labels: mesh.metadata.labels.clone(),
         deletion_protection: mesh.deletion_protection,
         namespace: mesh.namespace(),
-        edition: wire_name(&mesh.edition),
-        state: mesh.state.as_str().into(),
+        edition: mesh.edition.into(),
+        state: mesh.state.name().into(),
         problem: if let MeshState::Failed(problem) = &mesh.state {
             Some(problem_view(problem))
         } else {
@@ -140,11 +139,6 @@ pub(crate) fn mesh(mesh: &meshwright_store::Mesh) -> meshwright_wire::Mesh {
     }
 }
 
-/// Returns the wire names of verbs.
-pub(crate) fn verb_names(verbs: &[Verb]) -> Vec<String> {
-    verbs.iter().map(wire_name).collect()
-}
-
 /// Converts an upgrade, with the verbs that its state allows.
 pub(crate) fn upgrade(upgrade: &meshwright_store::Upgrade) -> meshwright_wire::Upgrade {
     let accepted = upgrade.acceptance.as_ref();
@@ -153,9 +147,14 @@ pub(crate) fn upgrade(upgrade: &meshwright_store::Upgrade) -> meshwright_wire::U
         mesh_id: upgrade.mesh.to_string(),
         from_version: upgrade.from.to_string(),
         to_version: upgrade.to.to_string(),
-        strategy: wire_name(&upgrade.choice.strategy),
-        state: upgrade.state.as_str().into(),
-        allowed_verbs: verb_names(&upgrade.state.allowed_verbs()),
+        strategy: upgrade.choice.strategy.into(),
+        state: upgrade.state.name().into(),
+        allowed_verbs: upgrade
+            .state
+            .allowed_verbs()
+            .into_iter()
+            .map(|verb| UpgradeVerb::from_name(verb.as_str()))
+            .collect(),
         findings: upgrade.findings.iter().map(finding).collect(),
         findings_accepted_by: accepted.map(|(by, _)| by.clone()),
         findings_accepted_at: accepted.map(|(_, at)| *at),
@@ -193,8 +192,8 @@ pub(crate) fn operation(
     };
     meshwright_wire::Operation {
         id: operation.id.to_string(),
-        kind: operation.kind.as_str().into(),
-        state: operation.state.as_str().into(),
+        kind: operation.kind.into(),
+        state: operation.state.name().into(),
         problem,
         done: operation.state.is_terminal(),
         mesh_id: operation.mesh.map(|id| id.to_string()),
@@ -205,7 +204,8 @@ pub(crate) fn operation(
         pending_verbs: operation
             .pending_signals
             .iter()
-            .map(|wish| wish.as_str().to_owned())
+            .copied()
+            .map(Into::into)
             .collect(),
         reason: operation.force_reason().map(str::to_owned),
         leftovers: operation.leftovers.iter().map(leftover).collect(),
@@ -252,22 +252,11 @@ pub(crate) fn operation_with_steps(
 
 /// Converts a step with its state.
 fn step(item: &meshwright_store::PlannedStep) -> Step {
-    let progress = &item.progress;
-    let state = match (
-        progress.done,
-        progress.failed.is_some(),
-        progress.is_started(),
-    ) {
-        (true, ..) => "done",
-        (_, true, _) => "failed",
-        (_, _, true) => "started",
-        _ => "pending",
-    };
     Step {
         number: item.number,
         title: item.step.to_string(),
-        state: state.into(),
-        problem: progress.failed.as_ref().map(problem_view),
+        state: item.progress.state().into(),
+        problem: item.progress.failed.as_ref().map(problem_view),
     }
 }
 
@@ -276,7 +265,7 @@ pub(crate) fn event(event: meshwright_store::Event) -> meshwright_wire::Event {
     meshwright_wire::Event {
         seq: event.seq,
         at: event.at,
-        kind: event.kind,
+        kind: EventKind::from_name(event.kind),
         mesh_id: event.mesh.map(|id| id.to_string()),
         upgrade_id: event.upgrade.map(|id| id.to_string()),
         operation_id: event.operation.map(|id| id.to_string()),

@@ -13,7 +13,8 @@ use meshwright_model::quota::QuotaResource;
 use meshwright_model::webhook::{self, MAX_EVENT_KINDS};
 use meshwright_store::{NewWebhook, Tx};
 use meshwright_wire::{
-    ChangeWebhook, CreateWebhook, Delivery, DeliveryList, RotateWebhookSecret, Webhook, WebhookList,
+    ChangeWebhook, CreateWebhook, Delivery, DeliveryError, DeliveryList, EventKind,
+    RotateWebhookSecret, Webhook, WebhookList, WebhookStop,
 };
 
 use crate::error::{ApiError, Result};
@@ -35,7 +36,7 @@ fn webhook_view(webhook: &meshwright_store::Webhook) -> Webhook {
         url: webhook.url.clone(),
         kinds: webhook.kinds.clone(),
         enabled: webhook.enabled,
-        stopped: webhook.disabled_reason.clone(),
+        stopped: webhook.disabled_reason.as_ref().map(WebhookStop::from_name),
         secret: None,
         former_until: webhook.former_until,
         delivered_at: webhook.delivered_at,
@@ -48,13 +49,13 @@ fn delivery_view(webhook: WebhookId, delivery: &meshwright_store::Delivery) -> D
     Delivery {
         seq: delivery.event.seq,
         message_id: webhook::message_id(webhook, delivery.event.seq),
-        kind: delivery.event.kind.clone(),
-        state: delivery.state.as_str().into(),
+        kind: EventKind::from_name(&delivery.event.kind),
+        state: delivery.state.into(),
         attempts: delivery.attempts,
         next_at: delivery.due_at,
         last_at: delivery.last_at,
         last_status: delivery.last_status,
-        last_error: delivery.last_error.clone(),
+        last_error: delivery.last_error.as_ref().map(DeliveryError::from_name),
     }
 }
 

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use jiff::SignedDuration;
 use meshwright_model::Clock;
 use meshwright_model::access::Role;
+use meshwright_model::webhook::EventKind;
 use meshwright_store::{AccessFilter, NewEvent, StoreError};
 use meshwright_testkit::Fleet;
 use serde_json::json;
@@ -22,7 +23,7 @@ async fn tell(fleet: &Fleet, body: serde_json::Value) {
         let at = fleet.clock.now();
         tx.push_event(NewEvent {
             at,
-            kind: "test",
+            kind: EventKind::OperationProgress,
             mesh: None,
             upgrade: None,
             operation: None,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use meshwright_model::Name;
 use meshwright_model::injection::{Injection, Injector, NamespaceLabels, injected_by};
 use meshwright_model::observation::{
-    MemberObservation, NamespaceObservation, Observation, WorkloadObservation,
+    MemberObservation, MeshTag, NamespaceObservation, Observation, WorkloadObservation,
 };
 use meshwright_model::plan::{Plan, Sidecar, Stamp, Step, Target};
 use meshwright_model::upgrade::LabelPolicy;
@@ -140,14 +140,18 @@ pub fn plan_restart(layout: &MeshTopology, survey: &Observation) -> Plan {
     {
         for missing in member.missing_tags().collect::<Vec<_>>() {
             tags.push(create_step(
-                tag_target(&member.member, missing),
+                tag_target(&member.member, missing.as_str()),
                 &layout.current.revision,
             ));
-            proofs.push(probe_step_for(&member.member, missing, &layout.current));
+            proofs.push(probe_step_for(
+                &member.member,
+                missing.as_str(),
+                &layout.current,
+            ));
             member.injectors.push(Injector {
-                value: missing.to_owned(),
+                value: missing.as_str().to_owned(),
                 revision: layout.current.revision.clone(),
-                serves_default: missing == "default",
+                serves_default: missing == MeshTag::Default,
             });
         }
     }

@@ -3,12 +3,14 @@
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
 use meshwright_model::access::{Grant, Role, Scope};
+use meshwright_model::fleet::TenantState;
 use meshwright_model::ids::KeyId;
 
 use crate::access::api_key_token::ApiKeyToken;
+use crate::access::tenants::decode_tenant_state;
 use crate::db::statements::require_one_row;
 use crate::error::decode_column;
-use crate::{Page, Sealer, StoreError, TenantState, Tx};
+use crate::{Page, Sealer, StoreError, Tx};
 
 /// Time between two updates of a key's last use: 60 seconds. A key in constant use is not written
 /// with every request.
@@ -195,7 +197,7 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "API key" })?;
-        let state = TenantState::from_stored(&row.state, self.tenant)?;
+        let state = decode_tenant_state(&row.state, self.tenant)?;
         let key = ApiKeyRow {
             key_id: row.key_id,
             name: row.name,

@@ -1,8 +1,9 @@
 //! Counts the things that a tenant's quotas limit, and refuses those beyond a quota.
 
+use meshwright_model::fleet::TenantState;
 use meshwright_model::quota::QuotaResource;
 
-use crate::{StoreError, TenantState, Tx};
+use crate::{StoreError, Tx};
 
 impl Tx<'_> {
     /// Counts the tenant's things of one kind, as its quotas count them.

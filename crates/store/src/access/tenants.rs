@@ -2,8 +2,10 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
+use meshwright_model::ClosedSet;
 use meshwright_model::audit::Entry;
 use meshwright_model::edition::Edition;
+use meshwright_model::fleet::TenantState;
 use meshwright_model::ids::TenantId;
 use meshwright_model::quota::{QuotaResource, Quotas};
 
@@ -13,33 +15,10 @@ use crate::fleet::mesh::edition_text;
 use crate::sealing::tenant_keys::WrappedKey;
 use crate::{ApiKey, NewApiKey, Page, Store, StoreError, Tx};
 
-/// State of a tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TenantState {
-    /// The tenant is in use.
-    Active,
-    /// The tenant is suspended: no credential of it is accepted.
-    Suspended,
-    /// The tenant is deleted and its secrets are erased.
-    Deleted,
-}
-
-impl TenantState {
-    const ALL: [Self; 3] = [Self::Active, Self::Suspended, Self::Deleted];
-
-    /// Returns the stored form of the state.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Suspended => "suspended",
-            Self::Deleted => "deleted",
-        }
-    }
-
-    pub(crate) fn from_stored(text: &str, tenant: TenantId) -> Result<Self, StoreError> {
-        let state = Self::ALL.into_iter().find(|state| state.as_str() == text);
-        decode_column(state.ok_or(()), "tenants", "state", tenant)
-    }
+/// Reads the stored form of a tenant's state.
+pub(crate) fn decode_tenant_state(text: &str, tenant: TenantId) -> Result<TenantState, StoreError> {
+    let state = TenantState::from_name(text).ok_or(());
+    decode_column(state, "tenants", "state", tenant)
 }
 
 /// A tenant as the service knows it.
@@ -93,7 +72,7 @@ impl TenantRow {
         Ok(Tenant {
             id,
             name: self.name,
-            state: TenantState::from_stored(&self.state, id)?,
+            state: decode_tenant_state(&self.state, id)?,
             quotas: decode_column(serde_json::from_value(self.quotas), "tenants", "quotas", id)?,
             edition: decode_column(
                 serde_json::from_value(self.edition.into()),

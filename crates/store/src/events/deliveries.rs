@@ -3,33 +3,12 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
+use meshwright_model::ClosedSet;
 use meshwright_model::ids::{MeshId, OperationId, UpgradeId, WebhookId};
-use meshwright_model::webhook::delivery_retry_delay;
+use meshwright_model::webhook::{DeliveryError, DeliveryState, delivery_retry_delay};
 
 use crate::events::webhooks::secret_associated_data;
 use crate::{Event, StoreError, Tx};
-
-/// State of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeliveryState {
-    /// The delivery is due now or will be tried again.
-    Pending,
-    /// The webhook accepted the event.
-    Delivered,
-    /// All attempts failed, and the delivery was given up.
-    Failed,
-}
-
-impl DeliveryState {
-    /// Returns the form that is stored and sent.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Delivered => "delivered",
-            Self::Failed => "failed",
-        }
-    }
-}
 
 /// One event on its way to one webhook.
 #[derive(Debug, Clone)]
@@ -55,8 +34,8 @@ pub struct Delivery {
 pub enum DeliveryAttempt {
     /// The webhook answered with this HTTP status.
     Answered(u16),
-    /// The attempt got no answer, for this reason: `address_refused`, `too_slow` or `unreachable`.
-    Failed(&'static str),
+    /// The attempt got no answer, for this reason.
+    Failed(DeliveryError),
 }
 
 impl DeliveryAttempt {
@@ -165,12 +144,6 @@ impl Tx<'_> {
         .fetch_all(&mut *self.inner)
         .await?;
         let read = rows.into_iter().map(|row| {
-            let states = [
-                DeliveryState::Pending,
-                DeliveryState::Delivered,
-                DeliveryState::Failed,
-            ];
-            let state = states.into_iter().find(|state| state.as_str() == row.state);
             Ok(Delivery {
                 event: Event {
                     seq: row.seq,
@@ -181,7 +154,7 @@ impl Tx<'_> {
                     operation: row.operation_id.map(OperationId),
                     body: row.body,
                 },
-                state: state.ok_or(StoreError::Corrupt {
+                state: DeliveryState::from_name(&row.state).ok_or(StoreError::Corrupt {
                     table: "deliveries",
                     column: "state",
                     row: id.to_string(),
@@ -218,7 +191,7 @@ impl Tx<'_> {
         let rest = rest.filter(|_| state == DeliveryState::Pending);
         let (status, error) = match attempt {
             DeliveryAttempt::Answered(status) => (Some(i32::from(*status)), None),
-            DeliveryAttempt::Failed(why) => (None, Some(*why)),
+            DeliveryAttempt::Failed(why) => (None, Some(why.as_str())),
         };
         sqlx::query!(
             "UPDATE deliveries SET state = $4, attempts = $5, due_at = now() + make_interval(secs => $6), last_at = $7, last_status = $8, last_error = $9

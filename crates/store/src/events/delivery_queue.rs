@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::backoff::retry_delay;
 use meshwright_model::ids::{TenantId, WebhookId};
-use meshwright_model::webhook;
+use meshwright_model::webhook::{self, EventKind, WebhookStop};
 
 use crate::db::statements::{require_one_row, retry_on_conflict, to_uuids};
 use crate::{NewEvent, Store, StoreError, Tx};
@@ -64,9 +64,9 @@ impl Tx<'_> {
                     let named = hook
                         .kinds
                         .iter()
-                        .any(|wanted| webhook::matches_event_kind(wanted, event.kind));
+                        .any(|wanted| webhook::matches_event_kind(wanted, event.kind.as_str()));
                     // A test event goes only to the webhook that it names.
-                    if event.kind == webhook::TEST_EVENT_KIND {
+                    if event.kind == EventKind::WebhookTest {
                         event.body["webhook_id"] == id.to_string()
                     } else {
                         named
@@ -155,23 +155,23 @@ impl Tx<'_> {
     pub async fn disable_webhook(
         &mut self,
         id: WebhookId,
-        reason: &'static str,
+        reason: WebhookStop,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE webhooks SET enabled = false, stopped = $3, generation = generation + 1 WHERE tenant_id = $1 AND webhook_id = $2 AND enabled",
             self.tenant.0,
             id.0,
-            reason
+            reason.as_str()
         )
         .execute(&mut *self.inner)
         .await?;
         if done.rows_affected() == 1 {
             self.update_webhook_count().await?;
             self.push_webhook_event(
-                "webhook.disabled",
+                EventKind::WebhookDisabled,
                 id,
-                serde_json::json!({ "reason": reason }),
+                serde_json::json!({ "reason": reason.as_str() }),
                 now,
             );
         }

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
 use meshwright_model::audit::{ChainHead, Digest};
 use meshwright_model::ids::{MeshId, OperationId, UpgradeId};
+use meshwright_model::webhook::EventKind;
 
 use crate::error::decode_column;
 use crate::{AccessFilter, StoreError, Tx};
@@ -21,8 +22,8 @@ const MAX_EVENTS_PER_PURGE: i64 = 1000;
 pub struct NewEvent {
     /// Time of the event.
     pub at: Timestamp,
-    /// Kind of the event, for example `upgrade.state`.
-    pub kind: &'static str,
+    /// Kind of the event.
+    pub kind: EventKind,
     /// Mesh that the event is about, if any.
     pub mesh: Option<MeshId>,
     /// Upgrade that the event is about, if any.
@@ -135,7 +136,7 @@ impl Tx<'_> {
             self.tenant.0,
             seq,
             event.at.to_sqlx() as _,
-            event.kind,
+            event.kind.as_str(),
             event.mesh.map(|id| id.0),
             event.upgrade.map(|id| id.0),
             event.operation.map(|id| id.0),

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::WebhookId;
-use meshwright_model::webhook;
+use meshwright_model::webhook::EventKind;
 
 use crate::db::statements::{id_bounds, require_one_row};
 use crate::{NewEvent, Page, StoreError, Tx};
@@ -231,12 +231,12 @@ impl Tx<'_> {
 
     /// Pushes a test event, which is sent to this webhook only.
     pub fn push_test_event(&mut self, id: WebhookId, now: Timestamp) {
-        self.push_webhook_event(webhook::TEST_EVENT_KIND, id, serde_json::json!({}), now);
+        self.push_webhook_event(EventKind::WebhookTest, id, serde_json::json!({}), now);
     }
 
     pub(crate) fn push_webhook_event(
         &mut self,
-        kind: &'static str,
+        kind: EventKind,
         id: WebhookId,
         body: serde_json::Value,
         at: Timestamp,

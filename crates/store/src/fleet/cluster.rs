@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use meshwright_model::credential::CredentialLifetime;
+use meshwright_model::fleet::ClusterStateName;
 use meshwright_model::ids::ClusterId;
 use meshwright_model::leftover::AccountRemoval;
 use meshwright_model::operation::Problem;
@@ -27,6 +28,19 @@ pub enum ClusterState {
     Refused(Problem),
     /// Our service account is being removed from the cluster.
     Deregistering,
+}
+
+impl ClusterState {
+    /// Returns the name of the state, without its problem.
+    pub fn name(&self) -> ClusterStateName {
+        match self {
+            Self::Registering => ClusterStateName::Registering,
+            Self::Ready => ClusterStateName::Ready,
+            Self::Unreachable(_) => ClusterStateName::Unreachable,
+            Self::Refused(_) => ClusterStateName::Refused,
+            Self::Deregistering => ClusterStateName::Deregistering,
+        }
+    }
 }
 
 /// A cluster to be registered.

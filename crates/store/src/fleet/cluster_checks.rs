@@ -11,6 +11,7 @@ use meshwright_model::credential::{
 use meshwright_model::ids::{ClusterId, TenantId};
 use meshwright_model::operation::Problem;
 use meshwright_model::upgrade::Finding;
+use meshwright_model::webhook::EventKind;
 
 use crate::db::statements::{retry_on_conflict, to_uuids};
 use crate::error::to_json;
@@ -102,7 +103,12 @@ impl Tx<'_> {
         .await?;
         self.reschedule_cluster_check(cluster.id, rest, 0).await?;
         if matches!(cluster.state, ClusterState::Unreachable(_)) {
-            self.push_cluster_event("cluster.reachable", cluster.id, serde_json::json!({}), now);
+            self.push_cluster_event(
+                EventKind::ClusterReachable,
+                cluster.id,
+                serde_json::json!({}),
+                now,
+            );
         }
         match cluster.credential_lifetime {
             Some(life) if life.status_at(now) == CredentialStatus::ExpiresSoon => {
@@ -128,7 +134,7 @@ impl Tx<'_> {
         .await?;
         if first.rows_affected() == 1 {
             let body = serde_json::json!({ "serial": life.serial, "expires_at": life.expires_at.to_string() });
-            self.push_cluster_event("cluster.credential_expires_soon", id, body, now);
+            self.push_cluster_event(EventKind::ClusterCredentialExpiresSoon, id, body, now);
         }
         Ok(())
     }
@@ -159,7 +165,12 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        self.push_cluster_event("cluster.unreachable", cluster.id, to_json(problem), now);
+        self.push_cluster_event(
+            EventKind::ClusterUnreachable,
+            cluster.id,
+            to_json(problem),
+            now,
+        );
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::ClusterId;
 use meshwright_model::operation::{OperationKind, Problem};
+use meshwright_model::webhook::EventKind;
 
 use crate::db::statements::require_one_row;
 use crate::error::to_json;
@@ -220,7 +221,7 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await?;
         let body = serde_json::json!({ "serial": issued.serial, "expires_at": issued.expires_at.to_string() });
-        self.push_cluster_event("cluster.credential_renewed", id, body, now);
+        self.push_cluster_event(EventKind::ClusterCredentialRenewed, id, body, now);
         Ok(())
     }
 

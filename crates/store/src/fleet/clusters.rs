@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId};
+use meshwright_model::webhook::EventKind;
 
 use crate::db::statements::{id_bounds, require_one_row};
 use crate::fleet::cluster::{Cluster, ClusterRow, NewCluster};
@@ -198,7 +199,7 @@ impl Tx<'_> {
 
     pub(super) fn push_cluster_event(
         &mut self,
-        kind: &'static str,
+        kind: EventKind,
         id: ClusterId,
         body: serde_json::Value,
         at: Timestamp,

@@ -1,7 +1,9 @@
 //! Defines a mesh with its members and its one or two revisions, and decodes it from its row.
 
 use jiff::Timestamp;
+use meshwright_model::ClosedSet;
 use meshwright_model::edition::Edition;
+use meshwright_model::fleet::MeshStateName;
 use meshwright_model::ids::{ClusterId, HostingClusterId, MeshId};
 use meshwright_model::leftover::Leftover;
 use meshwright_model::operation::Problem;
@@ -53,27 +55,31 @@ pub enum MeshState {
 }
 
 impl MeshState {
+    /// Returns the name of the state, without its problem.
+    pub fn name(&self) -> MeshStateName {
+        match self {
+            Self::Creating => MeshStateName::Creating,
+            Self::Ready => MeshStateName::Ready,
+            Self::Failed(_) => MeshStateName::Failed,
+            Self::Deleting => MeshStateName::Deleting,
+            Self::Deleted => MeshStateName::Deleted,
+        }
+    }
+
     /// Returns the stored form of the state.
     pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Creating => "creating",
-            Self::Ready => "ready",
-            Self::Failed(_) => "failed",
-            Self::Deleting => "deleting",
-            Self::Deleted => "deleted",
-        }
+        self.name().as_str()
     }
 
     /// Reads the stored form. Returns `None` for an unknown state, and for `failed` without a
     /// problem.
     fn from_stored(state: &str, problem: Option<Problem>) -> Option<Self> {
-        match (state, problem) {
-            ("creating", _) => Some(Self::Creating),
-            ("ready", _) => Some(Self::Ready),
-            ("failed", Some(problem)) => Some(Self::Failed(problem)),
-            ("deleting", _) => Some(Self::Deleting),
-            ("deleted", _) => Some(Self::Deleted),
-            _ => None,
+        match MeshStateName::from_name(state)? {
+            MeshStateName::Creating => Some(Self::Creating),
+            MeshStateName::Ready => Some(Self::Ready),
+            MeshStateName::Failed => problem.map(Self::Failed),
+            MeshStateName::Deleting => Some(Self::Deleting),
+            MeshStateName::Deleted => Some(Self::Deleted),
         }
     }
 }

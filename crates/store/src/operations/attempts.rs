@@ -10,6 +10,7 @@ use meshwright_model::Clock;
 use meshwright_model::ids::{MeshId, OperationId, UpgradeId};
 use meshwright_model::operation::{OperationKind, OperationState, Problem};
 use meshwright_model::upgrade::{StageOutcome, UpgradeState};
+use meshwright_model::webhook::EventKind;
 
 use crate::db::statements::{require_one_row, retry_on_conflict};
 use crate::error::{decode_column, to_json};
@@ -157,7 +158,7 @@ impl Tx<'_> {
         self.resolve_target_revision(mesh, false).await?;
         self.push_event(NewEvent {
             at: now,
-            kind: "upgrade.state",
+            kind: EventKind::UpgradeState,
             mesh: Some(mesh),
             upgrade: Some(id),
             operation: None,

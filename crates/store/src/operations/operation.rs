@@ -7,6 +7,7 @@ use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
 use meshwright_model::leftover::Leftover;
 use meshwright_model::operation::{OperationKind, OperationState, Signal};
+use meshwright_model::webhook::EventKind;
 use serde_json::Value;
 
 use crate::db::statements::id_bounds;
@@ -114,7 +115,7 @@ impl Tx<'_> {
             .await?;
         self.push_event(NewEvent {
             at: now,
-            kind: "operation.state",
+            kind: EventKind::OperationState,
             mesh: new.mesh,
             upgrade: new.upgrade,
             operation: Some(new.id),

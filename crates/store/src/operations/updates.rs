@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
 use meshwright_model::operation::{OperationState, Signal, StepEvent};
+use meshwright_model::webhook::EventKind;
 
 use crate::db::statements::require_one_row;
 use crate::error::{decode_column, to_json};
@@ -185,7 +186,7 @@ impl Tx<'_> {
         .await?;
         self.push_event(NewEvent {
             at: now,
-            kind: "operation.state",
+            kind: EventKind::OperationState,
             mesh: row.mesh_id.map(MeshId),
             upgrade: row.upgrade_id.map(UpgradeId),
             operation: Some(id),

@@ -6,6 +6,7 @@ use meshwright_model::ids::{MeshId, OperationId, UpgradeId};
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::{Finding, UpgradePolicyChoice, UpgradeState};
 use meshwright_model::version::{RevisionName, Version};
+use meshwright_model::webhook::EventKind;
 
 use crate::db::statements::id_bounds;
 use crate::error::{decode_column, to_json};
@@ -101,7 +102,7 @@ impl Tx<'_> {
     ) {
         self.push_event(NewEvent {
             at: now,
-            kind: "upgrade.state",
+            kind: EventKind::UpgradeState,
             mesh: Some(mesh),
             upgrade: Some(id),
             operation: None,

@@ -69,7 +69,7 @@ impl TeardownInspection for FakeClusters {
     ) -> Result<Vec<Leftover>, ClusterError> {
         let state = self.lock();
         let object =
-            |target: &&Target| Leftover::for_object(member, "Thing", None, &target.to_string());
+            |target: &&Target| Leftover::for_object(member, "ConfigMap", None, &target.to_string());
         let unknown_alias = |target: &&Target, known: &BTreeSet<String>| matches!(target, Target::Tag { tag, .. } if !TAGS.contains(&tag.as_str()) && !known.contains(tag));
         let removed = known_tags.map_or_else(Vec::new, |known| {
             let mut targets = state.removed_with_mesh(member);

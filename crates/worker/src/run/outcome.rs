@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use meshwright_model::operation::{OperationKind, OperationState, Problem, Signal, StepEvent};
 use meshwright_model::release::Release;
 use meshwright_model::upgrade::StageOutcome;
+use meshwright_model::webhook::EventKind;
 use meshwright_rollout::plan::MeshTopology;
 use meshwright_rollout::plan::precheck::{self, PrecheckInput, SkewRule};
 use meshwright_rollout::ports::{ClusterError, MeshClusters};
@@ -319,7 +320,7 @@ pub(super) fn progress_event(
     let done = of(|fact| matches!(fact, StepEvent::Done));
     NewEvent {
         at,
-        kind: "operation.progress",
+        kind: EventKind::OperationProgress,
         mesh: operation.mesh,
         upgrade: operation.upgrade,
         operation: Some(operation.id),

@@ -19,11 +19,10 @@ use crate::error::{ApiError, Result};
 use crate::request::caller::{Authenticated, Caller};
 use crate::request::mutation::Body;
 use crate::request::params::{
-    parse_edition, parse_metadata, parse_name, parse_version, require_referenced,
+    known_edition, parse_metadata, parse_name, parse_version, require_referenced,
 };
 use crate::resources::meshes::{LockMode, start_operation};
 use crate::resources::release_rules::{blocking_messages, find_release, parse_kubernetes_version};
-use crate::resources::views::wire_name;
 
 /// Maximum number of clusters that a mesh may have.
 const MAX_MEMBERS: usize = 100;
@@ -64,7 +63,7 @@ async fn resolve_new_mesh(
     let metadata = parse_metadata(&wanted.display_name, &wanted.labels)?;
     let version = parse_version(&wanted.version)?;
     let release = find_release(tx, &version).await?;
-    let edition = granted_edition(tx, wanted.edition.as_deref()).await?;
+    let edition = granted_edition(tx, wanted.edition.as_ref()).await?;
     let clusters = resolve_members(tx, &wanted.clusters).await?;
     require_runnable_release(caller, tx, &release, edition, &clusters).await?;
     let hosting_cluster = choose_hosting_cluster(tx).await?;
@@ -156,16 +155,19 @@ fn create_authority(caller: &Caller, name: &str) -> Result<Vec<u8>> {
 
 /// Returns the edition of a new mesh: the requested edition if the operator granted it to the
 /// tenant, or the highest granted edition if none is requested.
-async fn granted_edition(tx: &mut Tx<'_>, wanted: Option<&str>) -> Result<Edition> {
+async fn granted_edition(
+    tx: &mut Tx<'_>,
+    wanted: Option<&meshwright_wire::Edition>,
+) -> Result<Edition> {
     let granted = tx.current_tenant().await?.edition;
     let wanted = wanted
-        .map(|text| parse_edition("/edition", text))
+        .map(|sent| known_edition("/edition", sent))
         .transpose()?
         .unwrap_or(granted);
     if wanted > granted {
         let said = format!(
             "the highest edition that was granted to this tenant is {}",
-            wire_name(&granted)
+            granted.as_str()
         );
         return Err(ApiError::invalid_field("/edition", said).with_code("edition_not_granted"));
     }

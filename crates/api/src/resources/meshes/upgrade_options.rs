@@ -13,7 +13,6 @@ use crate::request::caller::Authenticated;
 use crate::resources::catalogue::reason_views;
 use crate::resources::meshes::authorized_mesh;
 use crate::resources::release_rules::member_kubernetes_versions;
-use crate::resources::views::wire_name;
 
 /// List a mesh's upgrade options
 ///
@@ -61,7 +60,7 @@ pub(crate) async fn list_upgrade_options(
             strategies: judged
                 .iter()
                 .map(|(strategy, judged)| StrategyOption {
-                    strategy: wire_name(strategy),
+                    strategy: (*strategy).into(),
                     allowed: is_allowed(judged),
                     reasons: reason_views(judged),
                 })

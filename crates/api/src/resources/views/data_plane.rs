@@ -1,10 +1,8 @@
 //! Converts the last observation of a mesh into the view of its data plane.
 
-use meshwright_model::injection::{Injection, PodLabels, injected_by, labels_conflict};
+use meshwright_model::injection::{Injection, PodLabels, injected_by, injection_conflict};
 use meshwright_model::observation::{MemberObservation, Observation};
 use meshwright_wire::{NamespaceView, ProxyView, WorkloadView};
-
-use crate::resources::views::wire_name;
 
 /// Converts the last observation of a mesh into the view of its data plane.
 pub(crate) fn data_plane(
@@ -41,7 +39,7 @@ pub(crate) fn data_plane(
                 let missing = member.missing_tags();
                 missing.map(|tag| meshwright_wire::MissingTag {
                     cluster: member.member.to_string(),
-                    tag: tag.to_owned(),
+                    tag: tag.into(),
                 })
             })
             .collect(),
@@ -66,14 +64,6 @@ fn namespace_views(member: &MemberObservation) -> Vec<NamespaceView> {
             .rev
             .as_ref()
             .map(|value| format!("istio.io/rev={value}"));
-        let conflict = match &injection {
-            _ if labels_conflict(labels) => Some("both_labels"),
-            Injection::Ambiguous(_) => Some("several_webhooks"),
-            Injection::NotInjected(meshwright_model::injection::NoInjection::NoSuchRevision) => {
-                Some("no_such_revision")
-            }
-            _ => None,
-        };
         NamespaceView {
             cluster: member.member.to_string(),
             name: namespace.name.clone(),
@@ -84,7 +74,7 @@ fn namespace_views(member: &MemberObservation) -> Vec<NamespaceView> {
                     .map(|value| format!("istio-injection={value}"))
             }),
             injected_by: injecting_revision(&injection),
-            conflict: conflict.map(str::to_owned),
+            conflict: injection_conflict(labels, &injection).map(Into::into),
         }
     };
     member.namespaces.iter().map(view).collect()
@@ -123,9 +113,9 @@ fn workload_views(survey: &Observation, member: &MemberObservation) -> Vec<Workl
                 revisions,
                 images,
                 restart_needed: behind.is_some(),
-                restart_reason: behind.as_ref().map(wire_name),
+                restart_reason: behind.map(Into::into),
                 wanted: injecting_revision(&injection),
-                stuck: workload.stuck.as_ref().map(wire_name),
+                stuck: workload.stuck.map(Into::into),
             });
         }
     }
