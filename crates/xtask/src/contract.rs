@@ -2,7 +2,8 @@
 //! with `openapi/released.json`.
 //!
 //! A client relies on these things: every operation and its name, every parameter and field that it
-//! may send, no new ones that it must send, every field of the answers, and every type.
+//! may send, no new ones that it must send, every value that it may send, every field of the answers,
+//! and every type.
 
 use std::collections::BTreeSet;
 
@@ -204,12 +205,31 @@ impl DocumentComparison<'_> {
                     .push(format!("{place}.{field} is gone")),
             }
         }
+        self.compare_closed_sets(place, way, old, new);
         if !old["items"].is_null() {
             self.compare_schema(&format!("{place}[]"), way, &old["items"], &new["items"]);
         }
         for (index, known) in array_items(&old["oneOf"]).iter().enumerate() {
             self.compare_schema(place, way, known, &new["oneOf"][index]);
         }
+    }
+
+    /// Compares the values that a field may have. A request keeps every value that it accepted. An
+    /// answer may list the values of a field that was free text before, because the service sent no
+    /// others, and it may get new values, because a client must tolerate values that it does not
+    /// know.
+    fn compare_closed_sets(&mut self, place: &str, way: Direction, old: &Value, new: &Value) {
+        let (before, now) = (array_items(&old["enum"]), array_items(&new["enum"]));
+        if way == Direction::Response || now.is_empty() {
+            return;
+        }
+        if before.is_empty() {
+            self.breaking_changes
+                .push(format!("{place} accepts no more than {} now", new["enum"]));
+        }
+        let lost = before.iter().filter(|value| !now.contains(value));
+        self.breaking_changes
+            .extend(lost.map(|value| format!("{place} does not accept {value} any more")));
     }
 }
 
@@ -326,6 +346,38 @@ mod tests {
     }
 
     #[test]
+    fn a_request_keeps_the_values_that_it_accepted() {
+        let mut changed = document();
+        let fields = &mut changed["components"]["schemas"]["CreateMesh"]["properties"];
+        fields["edition"]["enum"] = json!(["standard", "enterprise"]);
+        fields["display_name"]["enum"] = json!(["ours"]);
+        let found = find_breaking_changes(&document(), &changed).join("\n");
+        for said in [
+            "not accept \"ultimate\" any more",
+            "no more than [\"ours\"]",
+        ] {
+            assert!(found.contains(said), "{found}");
+        }
+    }
+
+    /// Answers named no closed sets in the first releases, although their fields had no other
+    /// values. To list these values, or a new one, takes nothing from a client.
+    #[test]
+    fn an_answer_may_list_its_values_and_get_new_ones() {
+        let states = "/components/schemas/Mesh/properties/state";
+        let mut without = document();
+        let field = without.pointer_mut(states).expect("a field");
+        let listed = field.as_object_mut().expect("an object").remove("enum");
+        assert!(listed.is_some_and(|listed| listed.is_array()));
+        let mut more = document();
+        let values = more.pointer_mut(states).expect("a field")["enum"].as_array_mut();
+        values.expect("values").push(json!("dreaming"));
+        for (old, new) in [(&without, &document()), (&document(), &more)] {
+            assert_eq!(find_breaking_changes(old, new), Vec::<String>::new());
+        }
+    }
+
+    #[test]
     fn what_only_adds_breaks_nothing() {
         let mut changed = document();
         changed["paths"]["/v1/moons"] =
@@ -334,8 +386,9 @@ mod tests {
             json!({ "type": "integer" });
         changed["components"]["schemas"]["CreateMesh"]["properties"]["moons"] =
             json!({ "type": "integer" });
-        changed["components"]["schemas"]["CreateMesh"]["properties"]["edition"]["type"] =
-            json!(["string", "null"]);
+        let edition = &mut changed["components"]["schemas"]["CreateMesh"]["properties"]["edition"];
+        edition["type"] = json!(["string", "null"]);
+        edition["enum"] = json!(["standard", "enterprise", "ultimate", "cosmic", null]);
         let parameter = json!({ "name": "moon", "in": "query", "required": false, "schema": { "type": "string" } });
         changed["paths"]["/v1/meshes"]["get"]["parameters"]
             .as_array_mut()
