@@ -138,6 +138,13 @@ impl ApiProcess {
         process_cpu_seconds(self.process.as_ref().context("the API does not run")?.id())
     }
 
+    /// Returns the number of files, sockets among them, that the process has open.
+    pub(crate) fn open_files(&self) -> Result<usize> {
+        let process = self.process.as_ref().context("the API does not run")?;
+        let files = std::fs::read_dir(format!("/proc/{}/fd", process.id()))?;
+        Ok(files.count())
+    }
+
     /// Returns the resident memory of the process in bytes.
     pub(crate) fn memory_bytes(&self) -> Result<u64> {
         process_memory_bytes(self.process.as_ref().context("the API does not run")?.id())

@@ -169,8 +169,9 @@ async fn measure_new_callers(
     let (mut times, until, mut due) = (Vec::new(), Instant::now() + long, Instant::now());
     while Instant::now() < until {
         tokio::time::sleep_until(due.into()).await;
+        // A request is late from the moment at which it was due.
+        let since = due;
         due += CALL_INTERVAL;
-        let since = Instant::now();
         let asked = async {
             let (mut stream, mut answer) = (TcpStream::connect(address).await?, Vec::new());
             stream.write_all(request.as_bytes()).await?;
@@ -207,6 +208,7 @@ pub(super) async fn measure_crowd(
     // The first turn warms the service up and is not measured.
     measure_latency(address, key, turn).await?;
     let before = api.memory_bytes()?;
+    let (mut most_memory, mut most_files) = (before, 0);
     for round in 0..rounds {
         for part in 0..DISTURBANCES.len() {
             // Each kind of turn goes first in every third round.
@@ -222,24 +224,30 @@ pub(super) async fn measure_crowd(
                 measure_latency(address, key, turn),
                 measure_new_callers(address, key, turn)
             );
+            most_memory = most_memory.max(api.memory_bytes()?);
+            most_files = most_files.max(api.open_files()?);
             drop(crowd);
             stay[disturbance as usize].extend(heard?);
             visits[disturbance as usize].extend(answered?);
         }
     }
-    let grown = api.memory_bytes()?.saturating_sub(before);
+    let grown = most_memory.saturating_sub(before);
     let opened = opened[Disturbance::CrowdAtService as usize].load(Ordering::Relaxed);
     let (stay, stay_ratio) = compare_latencies(stay);
     let (visits, visits_ratio) = compare_latencies(visits);
     println!(
         "{:#}",
         json!({
-            "open_files": MAX_OPEN_FILES, "crowd_opened": opened, "crowd_per_second": per_second,
+            "open_files_limit": MAX_OPEN_FILES, "open_files": most_files, "crowd_opened": opened, "crowd_per_second": per_second,
             "callers_that_stay": stay, "callers_that_come": visits, "goal": MAX_SLOWDOWN, "memory_grown": grown,
         })
     );
     if opened < connections / 2 {
         bail!("the crowd opened {opened} connections only");
+    }
+    // The service must have been full, because otherwise there was no crowd.
+    if most_files < MAX_OPEN_FILES as usize / 2 {
+        bail!("the service had {most_files} open files only");
     }
     if grown > MAX_MEMORY_GROWTH_BYTES {
         bail!("the crowd cost {grown} bytes");

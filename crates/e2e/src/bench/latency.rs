@@ -27,7 +27,9 @@ pub(super) fn request_text(key: &str) -> String {
     )
 }
 
-/// Sends requests at an even pace over one connection, and returns the time of each answer.
+/// Sends requests at an even pace over one connection, and returns the time of each answer. The
+/// time runs from the moment at which the request was due, so a service that stands still makes
+/// every request slow that falls into this time, and not only one.
 pub(super) async fn measure_latency(
     address: SocketAddr,
     key: &str,
@@ -40,8 +42,8 @@ pub(super) async fn measure_latency(
     let (until, mut due) = (Instant::now() + long, Instant::now());
     while Instant::now() < until {
         tokio::time::sleep_until(due.into()).await;
+        let since = due;
         due += CALL_INTERVAL;
-        let since = Instant::now();
         stream.write_all(request.as_bytes()).await?;
         let length = stream.read(&mut answer).await?;
         if !answer[..length].starts_with(b"HTTP/1.1 200") {
