@@ -162,17 +162,10 @@ impl FailureLog {
             return Ok(());
         };
         println!("   restoring the stage, because this test failed: {failed}");
-        self.lose_if_failed(&format!("back after the failure of \"{failed}\""), restore)
-    }
-
-    /// Does something without which no further test can run.
-    pub(crate) fn lose_if_failed(
-        &mut self,
-        when: &str,
-        work: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        catch_panic(work).map_err(|error| {
-            let lost = format!("the stage could not be brought {when}: {error:#}");
+        catch_panic(restore).map_err(|error| {
+            let lost = format!(
+                "the stage could not be brought back after the failure of \"{failed}\": {error:#}"
+            );
             self.lost = Some(lost.clone());
             anyhow!("not run: {lost}")
         })

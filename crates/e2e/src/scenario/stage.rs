@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use anyhow::Context as _;
+
 use super::start_state::{StartState, SuiteLab, restore_lab};
 use super::{PartTimings, bring_up_mesh};
 use crate::Result;
@@ -44,9 +46,12 @@ impl SuiteStage {
     ) -> Result<()> {
         let Self { on, failures } = self;
         failures.restore_with(|| restore_lab(on))?;
-        let when = "to the state that this scenario begins with";
-        failures.lose_if_failed(when, || start.bring_about(on))?;
-        let done = catch_panic(|| check(on));
+        let done = catch_panic(|| {
+            start.bring_about(on).context(
+                "not run: the lab could not be brought to the state that it begins with",
+            )?;
+            check(on)
+        });
         if done.is_err() {
             failures.record_failure(title);
         }
