@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::end_state::{assert_revision_gone, assert_sidecars};
+use crate::assertions::{assert_revision_gone, assert_sidecars};
 use crate::lab::{Lab, wait_until};
 use crate::named_tests::{FailureLog, NamedTest, TestSelection, catch_panic, run_named_tests};
 use crate::scenario::credentials::account_name;

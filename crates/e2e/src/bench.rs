@@ -18,11 +18,11 @@ pub(crate) mod api;
 mod changes;
 mod crowd;
 mod engine;
-mod existence;
-mod fair;
 mod latency;
 mod neighbour;
-mod walls;
+mod rls_cost;
+mod tenant_fairness;
+mod timing_oracle;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
@@ -31,10 +31,10 @@ pub(crate) enum BenchCommand {
     Rollout(RolloutOptions),
     /// Measure the cost of row-level security against queries that only filter by tenant, on a
     /// private Postgres; build with --release.
-    Walls(walls::RlsCostOptions),
+    Walls(rls_cost::RlsCostOptions),
     /// Measure how the requests and clusters of one tenant, and connections that never send a whole
     /// request, slow down other tenants.
-    Fair(fair::FairnessOptions),
+    Fair(tenant_fairness::FairnessOptions),
     /// Measure GET and POST requests through the whole service against pgbench with the same
     /// transaction, and against `pgbench -S`.
     Api(api::ApiBenchOptions),
@@ -42,7 +42,7 @@ pub(crate) enum BenchCommand {
     /// pgbench; build with --release.
     Engine(engine::EngineOptions),
     /// Measure whether answer times reveal that an object of another tenant exists.
-    Existence(existence::ExistenceOptions),
+    Existence(timing_oracle::ExistenceOptions),
 }
 
 #[derive(Debug, Args)]
@@ -80,11 +80,11 @@ struct RolloutSample {
 pub(crate) fn run(bench: &BenchCommand) -> Result<()> {
     match bench {
         BenchCommand::Rollout(options) => measure_rollout(options),
-        BenchCommand::Walls(options) => walls::run(options),
-        BenchCommand::Fair(options) => fair::run(options),
+        BenchCommand::Walls(options) => rls_cost::run(options),
+        BenchCommand::Fair(options) => tenant_fairness::run(options),
         BenchCommand::Api(options) => api::run(options),
         BenchCommand::Engine(options) => engine::run(options),
-        BenchCommand::Existence(options) => existence::run(options),
+        BenchCommand::Existence(options) => timing_oracle::run(options),
     }
 }
 

@@ -7,14 +7,14 @@ use anyhow::{Context as _, anyhow};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+mod assertions;
+mod availability_judge;
 mod bad_input;
 mod bench;
-mod canary;
 mod database;
-mod end_state;
 mod fuzz;
+mod idempotency_storm;
 mod isolation;
-mod judge;
 mod kubeconfigs;
 mod lab;
 mod matrix;
@@ -23,10 +23,10 @@ mod named_tests;
 mod process;
 mod process_stat;
 mod scenario;
+mod secret_leaks;
 mod server;
 mod service;
 mod slow;
-mod storm;
 mod tls_program;
 mod variants;
 mod vault;
@@ -54,10 +54,10 @@ enum Suite {
     Mutants(mutants::Options),
     /// Send a marker word in every secret field, and check that no log, trace, metric, dump or
     /// database file shows it.
-    Canary(canary::Options),
+    SecretLeaks(secret_leaks::Options),
     /// Send copies of requests to two API processes that are killed meanwhile, and check that each
     /// request has one effect and that all its copies get the same answer.
-    Storm(storm::Options),
+    Storm(idempotency_storm::Options),
     /// Run cargo's tests with serializable transactions, without work notifications, and on
     /// `PostgreSQL` 18.
     Variants(variants::Options),
@@ -94,7 +94,7 @@ enum ScenarioCommand {
     Quickstart(scenario::TourOptions),
     /// Run the same upgrade on clusters that exist already, as `deploy/quickstart --kubeconfig`
     /// does.
-    Own(scenario::own::OwnClustersOptions),
+    Own(scenario::own_clusters::OwnClustersOptions),
     /// Run every scenario that `tests/run` needs on the lab.
     All(scenario::suite::SuiteOptions),
 }
@@ -113,18 +113,20 @@ fn main() -> ExitCode {
         Suite::Scenario(ScenarioCommand::Quickstart(options)) => {
             scenario::run_quickstart(&options).map(succeed)
         }
-        Suite::Scenario(ScenarioCommand::Own(options)) => scenario::own::run(&options).map(succeed),
+        Suite::Scenario(ScenarioCommand::Own(options)) => {
+            scenario::own_clusters::run(&options).map(succeed)
+        }
         Suite::Kubeconfigs(options) => kubeconfigs::run(&options).map(succeed),
         Suite::FuzzApi(options) => fuzz::run(&options).map(succeed),
         Suite::FuzzBugs(options) => fuzz::find_planted_bugs(&options).map(succeed),
         Suite::Mutants(options) => mutants::run(&options).map(succeed),
-        Suite::Canary(options) => canary::run(&options).map(succeed),
-        Suite::Storm(options) => storm::run(&options).map(succeed),
+        Suite::SecretLeaks(options) => secret_leaks::run(&options).map(succeed),
+        Suite::Storm(options) => idempotency_storm::run(&options).map(succeed),
         Suite::Variants(options) => variants::run(&options).map(succeed),
         Suite::Vault => vault::run().map(succeed),
         Suite::CrashMatrix(options) => matrix::run(&options).map(succeed),
         Suite::Bench(options) => bench::run(&options).map(succeed),
-        Suite::Judge { recording } => judge::print_verdict(&recording).map(succeed),
+        Suite::Judge { recording } => availability_judge::print_verdict(&recording).map(succeed),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("e2e: {error:#}");

@@ -8,12 +8,12 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::end_state::{
+use crate::assertions::{
     MEMBER_CLUSTERS, assert_revision_gone, assert_sidecars, deploy_samples, restarts_per_workload,
 };
 use crate::lab::Lab;
 use crate::server::DevServer;
-use crate::{Result, judge};
+use crate::{Result, availability_judge};
 
 pub(crate) mod access;
 pub(crate) mod credentials;
@@ -22,7 +22,7 @@ pub(crate) mod identity;
 pub(crate) mod in_place;
 pub(crate) mod least_privilege;
 pub(crate) mod leaving;
-pub(crate) mod own;
+pub(crate) mod own_clusters;
 pub(crate) mod refused;
 pub(crate) mod registry;
 mod releases;
@@ -283,7 +283,7 @@ fn assert_end_state(lab: &Lab, server: &DevServer, recording: &Path) -> Result<V
     {
         bail!("{workload} was restarted without a need");
     }
-    let judge = judge::judge_recording(recording)?;
+    let judge = availability_judge::judge_recording(recording)?;
     if !judge.breaches.is_empty() {
         return Err(anyhow!(judge.breaches.join("\n")));
     }

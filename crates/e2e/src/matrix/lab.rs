@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::MatrixTotals;
 use crate::Result;
-use crate::end_state::{assert_revision_gone, assert_sidecars, restarts_per_workload};
+use crate::assertions::{assert_revision_gone, assert_sidecars, restarts_per_workload};
 use crate::lab::{AuditLogTail, Lab, is_accepted, wait_until};
 use crate::scenario::{
     CATALOGUE, NEW_RELEASE, OLD_RELEASE, PartTimings, apply_verb, bring_up_mesh, plan_upgrade,

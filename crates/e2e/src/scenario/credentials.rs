@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{mesh_namespace, text_field};
 use crate::Result;
-use crate::end_state::MEMBER_CLUSTERS;
+use crate::assertions::MEMBER_CLUSTERS;
 use crate::lab::{Lab, wait_until};
 use crate::server::DevServer;
 

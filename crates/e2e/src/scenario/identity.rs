@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::access::{assert_equal, assert_refused, count_items};
 use super::text_field;
 use crate::Result;
-use crate::end_state::MEMBER_CLUSTERS;
+use crate::assertions::MEMBER_CLUSTERS;
 use crate::lab::{Lab, wait_until};
 use crate::server::{CliClient, DevServer};
 

@@ -8,7 +8,7 @@ use anyhow::{anyhow, bail};
 
 use super::{LabRelease, plan_upgrade};
 use crate::Result;
-use crate::end_state::{assert_sidecars, restarts_per_workload};
+use crate::assertions::{assert_sidecars, restarts_per_workload};
 use crate::lab::{Lab, wait_until};
 use crate::server::DevServer;
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::credentials::account_name;
 use crate::Result;
-use crate::end_state::MEMBER_CLUSTERS;
+use crate::assertions::MEMBER_CLUSTERS;
 use crate::lab::Lab;
 use crate::server::DevServer;
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::credentials::{CREDENTIAL_TIMEOUT, SYSTEM_NAMESPACE};
 use super::{NEW_RELEASE, mesh_namespace, text_field};
 use crate::Result;
-use crate::end_state::MEMBER_CLUSTERS;
+use crate::assertions::MEMBER_CLUSTERS;
 use crate::lab::{Lab, wait_until};
 use crate::server::DevServer;
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::rollback::wait_until_settled;
 use super::{NEW_RELEASE, OLD_RELEASE, apply_verb, text_field};
 use crate::Result;
-use crate::end_state::{assert_revision_gone, assert_sidecars, diff_dumps};
+use crate::assertions::{assert_revision_gone, assert_sidecars, diff_dumps};
 use crate::lab::{Lab, wait_until};
 use crate::server::DevServer;
 

@@ -7,7 +7,7 @@ use anyhow::{anyhow, bail};
 
 use super::{NEW_RELEASE, OLD_RELEASE, apply_verb, plan_upgrade};
 use crate::Result;
-use crate::end_state::{assert_revision_gone, assert_sidecars, diff_dumps};
+use crate::assertions::{assert_revision_gone, assert_sidecars, diff_dumps};
 use crate::lab::{Lab, is_accepted, is_from_meshwright, wait_until};
 use crate::server::DevServer;
 use crate::worker::{PausableLabWorker, StepSelector};

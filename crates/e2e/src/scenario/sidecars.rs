@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{LabRelease, apply_verb, plan_upgrade, text_field};
 use crate::Result;
-use crate::end_state::{assert_revision_gone, assert_sidecars};
+use crate::assertions::{assert_revision_gone, assert_sidecars};
 use crate::lab::{Lab, wait_until};
 use crate::server::DevServer;
 

@@ -14,7 +14,7 @@ use super::leaving::{DEAD_CLUSTER, FORCE_REASON, delete_workloads};
 use super::releases::RELEASES;
 use super::{LabRelease, apply_verb, plan_upgrade, text_field};
 use crate::Result;
-use crate::end_state::{MEMBER_CLUSTERS, assert_sidecars};
+use crate::assertions::{MEMBER_CLUSTERS, assert_sidecars};
 use crate::lab::{Lab, wait_until};
 use crate::server::{CliClient, DevServer};
 use crate::worker::PausableLabWorker;

@@ -17,7 +17,7 @@ use super::{
     mesh_namespace, refused, registry, rollback, sidecars, twice,
 };
 use crate::Result;
-use crate::end_state::MEMBER_CLUSTERS;
+use crate::assertions::MEMBER_CLUSTERS;
 use crate::lab::{Lab, wait_until};
 use crate::named_tests::{NamedTest, TestSelection, run_named_tests};
 use crate::server::DevServer;

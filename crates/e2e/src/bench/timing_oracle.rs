@@ -16,7 +16,7 @@ use meshwright_model::ids::{
 use serde_json::{Map, json};
 use uuid::Uuid;
 
-use super::walls::BenchDatabase;
+use super::rls_cost::BenchDatabase;
 use super::{median, round_to_thousandths};
 use crate::Result;
 use crate::service::{self, ApiProcess, ApiProcessConfig, SERVER_BINARY};
