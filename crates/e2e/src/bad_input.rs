@@ -163,7 +163,7 @@ impl BadInputStage {
     fn run_row_after(&mut self, row: &BadInputRow, before: Option<&str>) -> Result<()> {
         let mut failures = std::mem::take(&mut self.failures);
         let ready = if row.continues {
-            self.check_predecessor(before)
+            check_predecessor(self.last_row.as_ref(), before)
         } else {
             failures
                 .restore_with(|| self.restore())
@@ -179,20 +179,6 @@ impl BadInputStage {
         self.failures = failures;
         println!("   {}", ran?.trim().replace('\n', "\n   "));
         Ok(())
-    }
-
-    /// Returns a note for the failure of a row that continues another one.
-    fn check_predecessor(&self, before: Option<&str>) -> Result<String> {
-        let before = before.unwrap_or("the first row");
-        match &self.last_row {
-            Some((last, true)) if last == before => Ok(String::new()),
-            Some((last, false)) if last == before => {
-                Ok(format!("\nThis row continues \"{before}\", which failed."))
-            }
-            _ => Err(anyhow!(
-                "this row continues \"{before}\", which did not run: select both, or use --from"
-            )),
-        }
     }
 
     /// Undoes what a failed row may have left behind.
@@ -356,5 +342,49 @@ impl BadInputStage {
             text = format!("{head}  user:\n    {user}\n");
         }
         self.write_file("kubeconfig.yaml", &text)
+    }
+}
+
+/// Checks that the row which another one continues ran right before it. Returns a note for the
+/// failure of the second row, which may be a consequence of the first one's.
+fn check_predecessor(last_row: Option<&(String, bool)>, before: Option<&str>) -> Result<String> {
+    let before = before.unwrap_or("the first row");
+    match last_row {
+        Some((last, true)) if last == before => Ok(String::new()),
+        Some((last, false)) if last == before => {
+            Ok(format!("\nThis row continues \"{before}\", which failed."))
+        }
+        _ => {
+            bail!("this row continues \"{before}\", which did not run: select both, or use --from")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_has_a_name_of_its_own_and_the_first_one_continues_none() {
+        let text = include_str!("../../../tests/bad-input.toml");
+        let file: BadInputFile = toml::from_str(text).expect("the file is valid");
+        assert!(!file.row[0].continues);
+        let names: std::collections::BTreeSet<&str> =
+            file.row.iter().map(|row| row.input.as_str()).collect();
+        assert_eq!(names.len(), file.row.len());
+    }
+
+    #[test]
+    fn a_row_that_continues_another_one_needs_it() {
+        let (passed, failed) = (("first".to_owned(), true), ("first".to_owned(), false));
+        let check = |last| check_predecessor(last, Some("first"));
+        assert_eq!(check(Some(&passed)).expect("it ran"), "");
+        assert!(
+            check(Some(&failed))
+                .expect("it ran")
+                .contains("which failed")
+        );
+        assert!(check(None).is_err());
+        assert!(check_predecessor(Some(&passed), Some("second")).is_err());
     }
 }
