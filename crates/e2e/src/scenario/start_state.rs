@@ -21,6 +21,8 @@ use crate::worker::PausableLabWorker;
 
 /// Time within which an open upgrade ends or the pods of a mesh settle.
 const RESTORE_TIMEOUT: Duration = Duration::from_mins(4);
+/// Time within which a member that answers again is shown as ready.
+const OBSERVATION_TIMEOUT: Duration = Duration::from_secs(20);
 /// Verbs that bring an open upgrade closer to its end, the best one first.
 const ENDING_VERBS: [&str; 4] = ["cancel", "rollback", "retry", "resume"];
 /// Objects of scenarios in the members, which delete them when they pass: kind, name, namespace.
@@ -99,14 +101,14 @@ pub(super) fn restore_lab(on: &SuiteLab) -> Result<()> {
             lab.run_kubectl(cluster, &[&delete[..], &within[..namespaced]].concat())?;
         }
     }
-    server.set_in_place_minors(1)?;
     renew_dead_credentials(on)?;
+    if current_release(server)?.is_some() {
+        end_open_upgrade(server, "demo")?;
+    }
+    server.set_in_place_minors(1)?;
     let Some((version, revision)) = current_release(server)? else {
         return Ok(());
     };
-    end_open_upgrade(server, "demo")?;
-    // The end of the upgrade may have changed the release.
-    let (version, revision) = current_release(server)?.unwrap_or((version, revision));
     // A scenario that needs no certain release can begin on any.
     let Ok(release) = find_release(&version, &revision) else {
         return Ok(());
@@ -122,16 +124,16 @@ pub(super) fn restore_lab(on: &SuiteLab) -> Result<()> {
 /// Gives each member whose credential is dead a new one.
 fn renew_dead_credentials(on: &SuiteLab) -> Result<()> {
     for member in MEMBER_CLUSTERS {
-        let Ok(known) = on.server.run_json(&["cluster", "get", member]) else {
-            continue;
+        let state = || {
+            let known = on.server.run_json(&["cluster", "get", member]).ok()?;
+            known["state"].as_str().map(str::to_owned)
         };
-        if known["state"] == "ready" {
+        // A member that was silent is shown as ready when the next observation has reached it.
+        let ready = || state().is_none_or(|state| state == "ready").then_some(());
+        if wait_until("the member is ready", OBSERVATION_TIMEOUT, ready).is_ok() {
             continue;
         }
-        println!(
-            "   renewing the credential of {member}, which is {}",
-            known["state"]
-        );
+        println!("   renewing the credential of {member}, which is not ready");
         let file = on.lab.kubeconfig_path(member)?.display().to_string();
         let renew = ["cluster", "renew", member, "--kubeconfig", &file, "--wait"];
         on.server.run_cli(&renew)?;
