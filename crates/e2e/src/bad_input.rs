@@ -107,23 +107,24 @@ pub(crate) fn run(options: Options) -> Result<ExitCode> {
     let mut tests = Vec::new();
     for row in file.row.into_iter().skip_while(|row| !begins(row)) {
         let (input, before) = (row.input.clone(), before.replace(row.input.clone()));
-        tests.push(NamedTest::new(input, move |stage: &mut BadInputStage| {
-            stage.run_row_after(&row, before.as_deref())
-        }));
+        tests.push(NamedTest::new(
+            input,
+            move |fixture: &mut BadInputFixture| fixture.run_row_after(&row, before.as_deref()),
+        ));
     }
-    tests.push(NamedTest::new(END_TEST, |stage: &mut BadInputStage| {
-        assert_revision_gone(&stage.lab, "1-27-9")
+    tests.push(NamedTest::new(END_TEST, |fixture: &mut BadInputFixture| {
+        assert_revision_gone(&fixture.lab, "1-27-9")
     }));
     let (dir, listen) = (options.dir, options.listen);
     Ok(run_named_tests(
         &options.selection,
-        move || BadInputStage::prepare(dir, &listen),
+        move || BadInputFixture::prepare(dir, &listen),
         tests,
     ))
 }
 
 /// The lab, the server and the worker that rows run on.
-struct BadInputStage {
+struct BadInputFixture {
     // Field order matters: the worker and the server are stopped before the lab is taken down.
     worker: PausableLabWorker,
     server: DevServer,
@@ -136,7 +137,7 @@ struct BadInputStage {
     failures: FailureLog,
 }
 
-impl BadInputStage {
+impl BadInputFixture {
     fn prepare(dir: PathBuf, listen: &str) -> Result<Self> {
         let mut parts = PartTimings::new();
         let lab = parts.run_part("start a lab", || Lab::start("bad-input", 3))?;
@@ -144,7 +145,7 @@ impl BadInputStage {
         let (server, worker) = parts.run_part("start Meshwright", || {
             PausableLabWorker::start_with_server(&lab, &dir, listen, &CATALOGUE, &more)
         })?;
-        let stage = Self {
+        let fixture = Self {
             worker,
             server,
             lab,
@@ -153,13 +154,13 @@ impl BadInputStage {
             last_row: None,
             failures: FailureLog::default(),
         };
-        stage.import_odd_releases()?;
-        bring_up_mesh(&stage.lab, &stage.server, &mut parts)?;
-        Ok(stage)
+        fixture.import_odd_releases()?;
+        bring_up_mesh(&fixture.lab, &fixture.server, &mut parts)?;
+        Ok(fixture)
     }
 
     /// Runs a row. A row that continues the row before it needs that row; before any other row, the
-    /// stage is restored if a row failed.
+    /// fixture is restored if a row failed.
     fn run_row_after(&mut self, row: &BadInputRow, before: Option<&str>) -> Result<()> {
         let mut failures = std::mem::take(&mut self.failures);
         let ready = if row.continues {

@@ -22,22 +22,22 @@ const STORE_SOURCES: &str = "crates/store/src";
 const WALLS_ENV: &str = "MESHWRIGHT_TEST_WALLS";
 
 pub(crate) fn run(selection: &TestSelection) -> ExitCode {
-    let test = |name, work: fn(&mut IsolationStage) -> Result<()>| NamedTest::new(name, work);
+    let test = |name, work: fn(&mut IsolationFixture) -> Result<()>| NamedTest::new(name, work);
     let tests = vec![
-        test("isolation, both walls", |stage| {
-            run_isolation_tests(Path::new("."), &stage.target, None, None).map(drop)
+        test("isolation, both walls", |fixture| {
+            run_isolation_tests(Path::new("."), &fixture.target, None, None).map(drop)
         }),
-        test("isolation, row-level security switched off", |stage| {
-            run_isolation_tests(Path::new("."), &stage.target, Some("queries"), None).map(drop)
+        test("isolation, row-level security switched off", |fixture| {
+            run_isolation_tests(Path::new("."), &fixture.target, Some("queries"), None).map(drop)
         }),
-        test("isolation, queries that forget the tenant", |stage| {
-            let target = stage.target.clone();
-            let (copy, database) = stage.forgetful_sources()?;
+        test("isolation, queries that forget the tenant", |fixture| {
+            let target = fixture.target.clone();
+            let (copy, database) = fixture.forgetful_sources()?;
             run_isolation_tests(&copy, &target, None, Some(&database)).map(drop)
         }),
-        test("the isolation tests fail without either wall", |stage| {
-            let target = stage.target.clone();
-            let (copy, database) = stage.forgetful_sources()?;
+        test("the isolation tests fail without either wall", |fixture| {
+            let target = fixture.target.clone();
+            let (copy, database) = fixture.forgetful_sources()?;
             // The tests must fail for the expected reason.
             match run_isolation_tests(&copy, &target, Some("queries"), Some(&database)) {
                 Err(said)
@@ -53,18 +53,18 @@ pub(crate) fn run(selection: &TestSelection) -> ExitCode {
             }
         }),
     ];
-    run_named_tests(selection, IsolationStage::prepare, tests)
+    run_named_tests(selection, IsolationFixture::prepare, tests)
 }
 
 /// The builds of the isolation tests.
-struct IsolationStage {
+struct IsolationFixture {
     // Field order matters: Postgres is stopped before its folder is removed.
     postgres: Option<EmbeddedPostgres>,
     scratch: tempfile::TempDir,
     target: PathBuf,
 }
 
-impl IsolationStage {
+impl IsolationFixture {
     fn prepare() -> Result<Self> {
         let here = std::env::current_dir()?;
         Ok(Self {

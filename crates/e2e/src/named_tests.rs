@@ -1,7 +1,7 @@
 //! Runs a suite as named tests, with the options, the output and the exit code of cargo's own
 //! tests.
 //!
-//! The tests of a suite share one stage, such as a lab with a mesh. The first test that is selected
+//! The tests of a suite share one fixture, such as a lab with a mesh. The first test that is selected
 //! prepares it, and the tests run one after the other. A test that fails or panics does not end its
 //! suite.
 
@@ -33,7 +33,7 @@ pub(crate) struct TestSelection {
     list: bool,
 }
 
-/// Work of a test on the stage of its suite.
+/// Work of a test on the fixture of its suite.
 type TestWork<S> = Box<dyn FnOnce(&mut S) -> Result<()> + Send>;
 
 /// A test of a suite: its name and its work.
@@ -52,11 +52,11 @@ impl<S> NamedTest<S> {
     }
 
     /// Runs the test, prints its seconds, and begins the line that its result completes.
-    fn run(self, stage: &mut SharedStage<S>) -> Result<()> {
+    fn run(self, fixture: &mut SharedFixture<S>) -> Result<()> {
         // The name stands on a line that has not ended.
         println!();
         let start = Instant::now();
-        let done = catch_panic(|| (self.work)(stage.prepared()?));
+        let done = catch_panic(|| (self.work)(fixture.prepared()?));
         if let Err(error) = &done {
             println!("   {error:#}");
         }
@@ -70,18 +70,18 @@ impl<S> NamedTest<S> {
     }
 }
 
-/// The stage of a suite, which is prepared when the first test needs it.
-struct SharedStage<S> {
+/// The fixture of a suite, which is prepared when the first test needs it.
+struct SharedFixture<S> {
     prepare: Option<Box<dyn FnOnce() -> Result<S> + Send>>,
-    stage: Result<S>,
+    fixture: Result<S>,
 }
 
-impl<S> SharedStage<S> {
+impl<S> SharedFixture<S> {
     fn prepared(&mut self) -> Result<&mut S> {
         if let Some(prepare) = self.prepare.take() {
-            self.stage = prepare();
+            self.fixture = prepare();
         }
-        self.stage
+        self.fixture
             .as_mut()
             .map_err(|error| anyhow!("the suite could not be prepared: {error:#}"))
     }
@@ -109,20 +109,20 @@ fn run_in_order<S: Send + 'static>(
     prepare: impl FnOnce() -> Result<S> + Send + 'static,
     tests: Vec<NamedTest<S>>,
 ) -> Conclusion {
-    let shared = Arc::new(Mutex::new(SharedStage {
+    let shared = Arc::new(Mutex::new(SharedFixture {
         prepare: Some(Box::new(prepare)),
-        stage: Err(anyhow!("the preparation panicked")),
+        fixture: Err(anyhow!("the preparation panicked")),
     }));
     let trial = |test: NamedTest<S>| {
         let shared = shared.clone();
         Trial::test(test.name.clone(), move || {
-            let mut stage = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            test.run(&mut stage)
+            let mut fixture = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            test.run(&mut fixture)
                 .map_err(|error| Failed::from(format!("{error:#}")))
         })
     };
     let trials = tests.into_iter().map(trial).collect();
-    // The tests share one stage, so they cannot run side by side.
+    // The tests share one fixture, so they cannot run side by side.
     arguments.test_threads = Some(1);
     libtest_mimic::run(&arguments, trials)
 }
@@ -141,9 +141,9 @@ pub(crate) fn catch_panic<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Failures of the tests so far, as far as they concern the tests that follow.
 #[derive(Debug, Default)]
 pub(crate) struct FailureLog {
-    /// Name of the test that failed last, if the stage was not restored since.
+    /// Name of the test that failed last, if the fixture was not restored since.
     unrestored: Option<String>,
-    /// Reason why the stage cannot be used any more.
+    /// Reason why the fixture cannot be used any more.
     lost: Option<String>,
 }
 
@@ -152,7 +152,7 @@ impl FailureLog {
         self.unrestored = Some(test.to_owned());
     }
 
-    /// Restores the stage if a test failed since this was last done. When it cannot be restored,
+    /// Restores the fixture if a test failed since this was last done. When it cannot be restored,
     /// this test and all that follow fail for that reason, because each attempt takes minutes.
     pub(crate) fn restore_with(&mut self, restore: impl FnOnce() -> Result<()>) -> Result<()> {
         if let Some(lost) = &self.lost {
@@ -161,10 +161,10 @@ impl FailureLog {
         let Some(failed) = self.unrestored.take() else {
             return Ok(());
         };
-        println!("   restoring the stage, because this test failed: {failed}");
+        println!("   restoring the fixture, because this test failed: {failed}");
         catch_panic(restore).map_err(|error| {
             let lost = format!(
-                "the stage could not be brought back after the failure of \"{failed}\": {error:#}"
+                "the fixture could not be brought back after the failure of \"{failed}\": {error:#}"
             );
             self.lost = Some(lost.clone());
             anyhow!("not run: {lost}")
@@ -203,7 +203,7 @@ mod tests {
         log.record_failure("first");
         for _ in 0..2 {
             let refused = log.restore_with(|| Err(anyhow!("a cluster is silent")));
-            let said = refused.expect_err("the stage is lost").to_string();
+            let said = refused.expect_err("the fixture is lost").to_string();
             assert!(said.contains("first") && said.contains("a cluster is silent"));
         }
     }

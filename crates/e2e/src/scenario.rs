@@ -17,6 +17,7 @@ use crate::{Result, availability_judge};
 
 pub(crate) mod access;
 pub(crate) mod credentials;
+mod fixture;
 pub(crate) mod hosting;
 pub(crate) mod identity;
 pub(crate) mod in_place;
@@ -28,7 +29,6 @@ pub(crate) mod registry;
 mod releases;
 pub(crate) mod rollback;
 pub(crate) mod sidecars;
-mod stage;
 pub(crate) mod start_state;
 pub(crate) mod suite;
 pub(crate) mod twice;

@@ -6,13 +6,13 @@ use std::process::Command;
 use anyhow::{Context as _, anyhow};
 use serde_json::Value;
 
-use super::{BadInputStage, STATE_TIMEOUT};
+use super::{BadInputFixture, STATE_TIMEOUT};
 use crate::lab::wait_until;
 use crate::scenario::rollback::SECOND_TAG_STEP;
 use crate::scenario::text_field;
 use crate::{Result, run_command};
 
-impl BadInputStage {
+impl BadInputFixture {
     pub(super) fn run_action(&mut self, action: &[String]) -> Result<()> {
         let filled: Vec<String> = action
             .iter()

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
+use super::fixture::SuiteFixture;
 use super::releases::{
     CATALOGUE, NEW_IMAGE_RELEASE, PATCH_RELEASE, PATCHED_IN_PLACE, REBUILT_RELEASE,
 };
-use super::stage::SuiteStage;
 use super::start_state::{StartState, SuiteLab};
 use super::{
     OLD_RELEASE, access, credentials, hosting, identity, in_place, least_privilege, leaving,
@@ -36,7 +36,7 @@ pub(crate) struct SuiteOptions {
 
 pub(crate) fn run_suite(options: SuiteOptions) -> ExitCode {
     let (dir, listen) = (options.dir, options.listen);
-    let prepare = move || SuiteStage::prepare(&dir, &listen, &CATALOGUE);
+    let prepare = move || SuiteFixture::prepare(&dir, &listen, &CATALOGUE);
     run_named_tests(&options.selection, prepare, list_scenarios())
 }
 
@@ -45,15 +45,15 @@ fn scenario(
     title: &'static str,
     start: StartState,
     check: impl FnOnce(&SuiteLab) -> Result<()> + Send + 'static,
-) -> NamedTest<SuiteStage> {
-    NamedTest::new(title, move |stage: &mut SuiteStage| {
-        stage.run_scenario(title, start, check)
+) -> NamedTest<SuiteFixture> {
+    NamedTest::new(title, move |fixture: &mut SuiteFixture| {
+        fixture.run_scenario(title, start, check)
     })
 }
 
 /// Returns all scenarios in their order: the mesh stays on the old version until it leaves it for
 /// good, and then moves in place.
-fn list_scenarios() -> Vec<NamedTest<SuiteStage>> {
+fn list_scenarios() -> Vec<NamedTest<SuiteFixture>> {
     let mut all = pre_upgrade_scenarios();
     all.extend(rollback_scenarios());
     all.extend(one_way_scenarios());
@@ -62,7 +62,7 @@ fn list_scenarios() -> Vec<NamedTest<SuiteStage>> {
 
 /// Scenarios in which the mesh stays on the old version while its parts are inspected, killed and
 /// renewed.
-fn pre_upgrade_scenarios() -> Vec<NamedTest<SuiteStage>> {
+fn pre_upgrade_scenarios() -> Vec<NamedTest<SuiteFixture>> {
     let scenario = |title, check: fn(&SuiteLab) -> Result<()>| {
         scenario(title, StartState::Release(OLD_RELEASE), check)
     };
@@ -120,7 +120,7 @@ fn pre_upgrade_scenarios() -> Vec<NamedTest<SuiteStage>> {
 }
 
 /// Scenarios in which the mesh leaves the old version and is rolled back to it.
-fn rollback_scenarios() -> impl Iterator<Item = NamedTest<SuiteStage>> {
+fn rollback_scenarios() -> impl Iterator<Item = NamedTest<SuiteFixture>> {
     let start = StartState::Release(OLD_RELEASE);
     let from = move |(title, stage)| {
         scenario(title, start, move |on| {
@@ -139,7 +139,7 @@ fn rollback_scenarios() -> impl Iterator<Item = NamedTest<SuiteStage>> {
 }
 
 /// Scenarios in which the mesh leaves the old version for good, moves in place and is deleted.
-fn one_way_scenarios() -> Vec<NamedTest<SuiteStage>> {
+fn one_way_scenarios() -> Vec<NamedTest<SuiteFixture>> {
     vec![
         scenario(
             "holding ends with one call, but not while an Envoy is left behind",

@@ -12,12 +12,12 @@ use crate::named_tests::{FailureLog, catch_panic};
 use crate::worker::PausableLabWorker;
 
 /// The lab of all scenarios, and their failures so far.
-pub(super) struct SuiteStage {
+pub(super) struct SuiteFixture {
     on: SuiteLab,
     failures: FailureLog,
 }
 
-impl SuiteStage {
+impl SuiteFixture {
     pub(super) fn prepare(dir: &Path, listen: &str, catalogue: &[(&str, &str)]) -> Result<Self> {
         let mut parts = PartTimings::new();
         let lab = parts.run_part("start a lab", || Lab::start("scenario", 2))?;
