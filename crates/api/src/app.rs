@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use meshwright_model::Clock;
+use meshwright_model::problem::ProblemCode;
 use meshwright_store::Store;
 
 use crate::middleware::rate_limit::RequestLimiter;
@@ -11,7 +12,7 @@ use crate::oidc::IssuerKeys;
 /// Function that reads a submitted kubeconfig. It returns the address of the API server and the
 /// kubeconfig in the form that is stored, or the problem code and the reason of a refusal.
 pub type ReadKubeconfig =
-    Arc<dyn Fn(&str) -> Result<(String, Vec<u8>), (&'static str, String)> + Send + Sync>;
+    Arc<dyn Fn(&str) -> Result<(String, Vec<u8>), (ProblemCode, String)> + Send + Sync>;
 
 /// Function that creates the CA of a new mesh, with the mesh's name and the current time. It
 /// returns the CA in the form that is stored, or the cause of the failure.

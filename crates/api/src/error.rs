@@ -5,6 +5,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use meshwright_model::access::{Action, Role};
+use meshwright_model::problem::ProblemCode;
 use meshwright_wire::{FieldError, Problem};
 
 use crate::middleware::request_context;
@@ -25,7 +26,7 @@ pub(crate) enum ApiError {
 #[derive(Debug)]
 pub(crate) struct ApiProblem {
     status: StatusCode,
-    code: &'static str,
+    code: ProblemCode,
     detail: String,
     hint: String,
     errors: Vec<FieldError>,
@@ -45,7 +46,7 @@ pub(crate) type Result<T> = std::result::Result<T, ApiError>;
 impl ApiError {
     pub(crate) fn new(
         status: StatusCode,
-        code: &'static str,
+        code: ProblemCode,
         detail: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
@@ -69,7 +70,7 @@ impl ApiError {
         let hint = "List what there is and check the id.";
         Self::new(
             StatusCode::NOT_FOUND,
-            "not_found",
+            ProblemCode::NotFound,
             format!("There is no such {what}."),
             hint,
         )
@@ -81,7 +82,7 @@ impl ApiError {
     }
 
     /// Returns the same problem under another code.
-    pub(crate) fn with_code(self, code: &'static str) -> Self {
+    pub(crate) fn with_code(self, code: ProblemCode) -> Self {
         match self {
             Self::Problem(refusal) => Self::Problem(Box::new(ApiProblem { code, ..*refusal })),
             answered @ Self::Replay(_) => answered,
@@ -92,7 +93,7 @@ impl ApiError {
         let hint = "The OpenAPI document says what this route takes.";
         Self::new(
             StatusCode::BAD_REQUEST,
-            "malformed_body",
+            ProblemCode::MalformedBody,
             format!("The body cannot be read: {error}."),
             hint,
         )
@@ -102,7 +103,7 @@ impl ApiError {
         let hint = "The OpenAPI document says which parameters this route takes.";
         Self::new(
             StatusCode::BAD_REQUEST,
-            "malformed_query",
+            ProblemCode::MalformedQuery,
             format!("The query cannot be read: {error}."),
             hint,
         )
@@ -112,7 +113,7 @@ impl ApiError {
         let hint = "Send JSON, with the header Content-Type: application/json.";
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "not_json",
+            ProblemCode::NotJson,
             "The body is said to be something else than JSON.",
             hint,
         )
@@ -122,7 +123,7 @@ impl ApiError {
         let hint = "Send less than a megabyte.";
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
+            ProblemCode::BodyTooLarge,
             "The body is too large.",
             hint,
         )
@@ -132,7 +133,7 @@ impl ApiError {
         let hint = "Send the request again, its whole body at once.";
         Self::new(
             StatusCode::REQUEST_TIMEOUT,
-            "body_too_slow",
+            ProblemCode::BodyTooSlow,
             "The body did not arrive in time.",
             hint,
         )
@@ -143,7 +144,7 @@ impl ApiError {
         let hint = "Use a key with that role there, or ask an owner for one.";
         Self::new(
             StatusCode::FORBIDDEN,
-            "role_missing",
+            ProblemCode::RoleMissing,
             format!("This needs the role {role}."),
             hint,
         )
@@ -162,7 +163,12 @@ impl ApiError {
                 "Use a key of a tenant.",
             ),
         };
-        Self::new(StatusCode::FORBIDDEN, "role_missing", detail, hint)
+        Self::new(
+            StatusCode::FORBIDDEN,
+            ProblemCode::RoleMissing,
+            detail,
+            hint,
+        )
     }
 
     /// Builds the problem for a rate limit that was exceeded. The next request is allowed after
@@ -183,7 +189,12 @@ impl ApiError {
     }
 
     fn too_many_requests(detail: &str, hint: impl Into<String>, seconds: u64) -> Self {
-        let mut limited = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail, hint);
+        let mut limited = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            ProblemCode::RateLimited,
+            detail,
+            hint,
+        );
         if let Self::Problem(refusal) = &mut limited {
             refusal.retry_after = Some(seconds);
         }
@@ -194,7 +205,7 @@ impl ApiError {
         let hint = "Ask the operator of the service.";
         Self::new(
             StatusCode::FORBIDDEN,
-            "tenant_suspended",
+            ProblemCode::TenantSuspended,
             "The tenant is suspended.",
             hint,
         )
@@ -204,7 +215,7 @@ impl ApiError {
         let hint = "Send the header 'Authorization: Bearer <API key>' with a key that is valid.";
         Self::new(
             StatusCode::UNAUTHORIZED,
-            "unauthenticated",
+            ProblemCode::Unauthenticated,
             "No valid credential was sent.",
             hint,
         )
@@ -214,7 +225,7 @@ impl ApiError {
         let hint = "Try again; if it lasts, give the request id to the operator.";
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
+            ProblemCode::Internal,
             "Something went wrong on our side.",
             hint,
         )
@@ -224,7 +235,7 @@ impl ApiError {
         let hint = "Send the request again in a moment.";
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "try_again",
+            ProblemCode::TryAgain,
             "The service is busy or restarting.",
             hint,
         )
@@ -235,7 +246,7 @@ impl From<FieldError> for ApiError {
     fn from(wrong: FieldError) -> Self {
         Self::Problem(Box::new(ApiProblem {
             status: StatusCode::UNPROCESSABLE_ENTITY,
-            code: "invalid_field",
+            code: ProblemCode::InvalidField,
             detail: wrong.message.clone(),
             hint: "Correct the field and send the request again.".into(),
             errors: vec![wrong],
@@ -259,13 +270,16 @@ impl IntoResponse for ApiProblem {
         // Seconds after which a client may retry while the service or a mesh is busy.
         const RETRY_AFTER_SECONDS: u64 = 2;
         let busy = self.status == StatusCode::SERVICE_UNAVAILABLE
-            || matches!(self.code, "mesh_busy" | "request_in_flight");
+            || matches!(
+                self.code,
+                ProblemCode::MeshBusy | ProblemCode::RequestInFlight
+            );
         let retry_after = self.retry_after.or(busy.then_some(RETRY_AFTER_SECONDS));
         let problem = Problem {
-            kind: format!("/problems/{}", self.code),
-            title: self.code.replace('_', " "),
+            kind: format!("/problems/{}", self.code.as_str()),
+            title: self.code.as_str().replace('_', " "),
             status: self.status.as_u16(),
-            code: self.code.into(),
+            code: self.code.as_str().into(),
             detail: self.detail,
             hint: self.hint,
             instance: request_context::request_id(),

@@ -42,6 +42,7 @@ use crate::resources::operations;
 use crate::resources::tenants;
 use crate::resources::upgrades;
 use crate::resources::webhooks;
+use meshwright_model::problem::ProblemCode;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -206,7 +207,7 @@ pub fn router(app: App) -> axum::Router {
         .method_not_allowed_fallback(async || {
             ApiError::new(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
+                ProblemCode::MethodNotAllowed,
                 "This route does not know that method.",
                 "Look into /openapi.json.",
             )

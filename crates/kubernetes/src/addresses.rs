@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::ClusterError;
 
 use crate::address_policy::AddressPolicy;
@@ -60,7 +61,7 @@ pub(crate) async fn resolve_allowed(
                 .to_owned();
         return Err(ClusterError::Refused {
             place: cluster_name.to_owned(),
-            code: "address_refused",
+            code: ProblemCode::AddressRefused,
             cause,
         });
     }
@@ -102,7 +103,7 @@ mod tests {
             matches!(
                 refused,
                 ClusterError::Refused {
-                    code: "address_refused",
+                    code: ProblemCode::AddressRefused,
                     ..
                 }
             ),

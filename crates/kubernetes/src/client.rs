@@ -16,6 +16,7 @@ use std::sync::{Arc, RwLock};
 
 use async_trait::async_trait;
 use http::{Method, StatusCode};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::ClusterError;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -110,12 +111,12 @@ impl ClusterClient {
         };
         if !rules.allows_host(credential.host()) {
             return Err(refused(
-                "address_refused",
+                ProblemCode::AddressRefused,
                 "its address is loopback, private or link-local; the operator can allow the network",
             ));
         }
         let present = ActiveCredential::from_credential(credential, rules)
-            .map_err(|cause| refused("credential_refused", cause))?;
+            .map_err(|cause| refused(ProblemCode::CredentialRefused, cause))?;
         Ok(Self {
             shared: Arc::new(SharedClient {
                 cluster_name: cluster_name.to_owned(),

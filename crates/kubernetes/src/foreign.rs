@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use meshwright_model::observation::foreign_istio_problem;
 use meshwright_model::operation::Problem;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::rules::Severity;
 use meshwright_model::upgrade::Finding;
 use meshwright_rollout::ports::ClusterError;
@@ -162,7 +163,7 @@ async fn plan_dry_runs(
 async fn is_webhook_silent(client: &ClusterClient, path: &str, pod: &Value) -> bool {
     match client.dry_run(path, pod).await {
         Err(ClusterError::Refused {
-            code: "webhook_failed",
+            code: ProblemCode::WebhookFailed,
             ..
         }) => true,
         Err(ClusterError::Unreachable { .. }) => client.get("/version").await.is_ok(),
@@ -174,7 +175,7 @@ async fn is_webhook_silent(client: &ClusterClient, path: &str, pod: &Value) -> b
 fn silent_webhook_finding(kind: &str, webhook: &str, namespace: &str) -> Finding {
     Finding {
         severity: Severity::Warn,
-        code: "webhook_silent".into(),
+        code: ProblemCode::WebhookSilent.into(),
         object: format!("{kind}/{webhook}"),
         message: format!(
             "New pods of the namespace {namespace} are refused: a webhook that they are shown to does not answer."

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use meshwright_model::operation::Problem;
+use meshwright_model::problem::ProblemCode;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
@@ -38,7 +39,7 @@ pub struct Charts {
 
 fn render_problem(message: impl Into<String>) -> Problem {
     Problem::new(
-        "render_failed",
+        ProblemCode::RenderFailed,
         message,
         "Import the release again from its official charts, then retry.",
     )

@@ -9,6 +9,7 @@
 
 use meshwright_model::Name;
 use meshwright_model::leftover::{AccountRemoval, Leftover};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::{AccountPresence, ClusterError};
 use serde_json::{Value, json};
 
@@ -38,13 +39,13 @@ pub async fn remove_account(
     let began = removal != AccountRemoval::NotBegun;
     let role = match find_cluster_role(client, account).await {
         Err(ClusterError::Refused {
-            code: "credential_expired",
+            code: ProblemCode::CredentialExpired,
             ..
         }) if removal == AccountRemoval::Accepted => {
             return Ok(AccountPresence::CredentialRefused);
         }
         Err(ClusterError::Refused {
-            code: "permission_missing",
+            code: ProblemCode::PermissionMissing,
             ..
         }) if began => return going(),
         found => found?,

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use meshwright_model::Name;
 use meshwright_model::observation::Observation;
 use meshwright_model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::release::Release;
 use meshwright_model::switch::Switches;
 use meshwright_model::version::{RevisionName, Version};
@@ -140,7 +141,7 @@ impl KubernetesMesh {
         let cause = || "it is not a member of the mesh".to_owned();
         found.ok_or_else(|| ClusterError::Refused {
             place: name.to_string(),
-            code: "not_a_member",
+            code: ProblemCode::NotAMember,
             cause: cause(),
         })
     }
@@ -161,7 +162,7 @@ impl KubernetesMesh {
         let cause = || format!("release {version} is not in the catalogue any more");
         found.ok_or_else(|| ClusterError::Refused {
             place: "the catalogue".into(),
-            code: "release_missing",
+            code: ProblemCode::ReleaseMissing,
             cause: cause(),
         })
     }
@@ -175,7 +176,7 @@ impl KubernetesMesh {
         looked.unwrap_or_else(|_| {
             Err(ClusterError::Unreachable {
                 place: "a cluster of the mesh".to_owned(),
-                code: "look_too_slow",
+                code: ProblemCode::LookTooSlow,
                 cause: "a look did not come to an end in time".to_owned(),
             })
         })

@@ -2,6 +2,7 @@
 //! injected as wanted. A missing webhook gives status 200 too, so success alone proves nothing.
 
 use meshwright_model::plan::{InjectionRequest, Sidecar};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::ClusterError;
 use serde_json::{Value, json};
 
@@ -55,10 +56,12 @@ pub(crate) async fn accepts_probe_pod(
         .await
     {
         Ok(_) => Ok(true),
-        Err(ClusterError::Refused { place, code, cause }) if code != "credential_expired" => {
+        Err(ClusterError::Refused { place, code, cause })
+            if code != ProblemCode::CredentialExpired =>
+        {
             tracing::info!(
                 place,
-                code,
+                code = code.as_str(),
                 cause,
                 "the cluster refused the dry run of a probe pod"
             );

@@ -1,6 +1,7 @@
 //! Converts failed calls to clusters into problems for the user.
 
 use meshwright_model::operation::Problem;
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::ClusterError;
 
 /// Converts the result of a maintenance call that tells whether all was done already. If another
@@ -33,29 +34,31 @@ pub fn problem_from_error(error: &ClusterError) -> Problem {
         ClusterError::Refused { place, code, cause } => Problem::new(
             *code,
             format!("{place} refused: {cause}."),
-            hint_for_code(code),
+            hint_for_code(*code),
         ),
         ClusterError::Changed { place } => Problem::new(
-            "cluster_changed",
+            ProblemCode::ClusterChanged,
             format!("{place} changed in between."),
             "Try again.",
         ),
-        ClusterError::Expired => {
-            Problem::new("try_again", "The attempt took too long.", "Try again.")
-        }
+        ClusterError::Expired => Problem::new(
+            ProblemCode::TryAgain,
+            "The attempt took too long.",
+            "Try again.",
+        ),
     }
 }
 
-pub(crate) fn hint_for_code(code: &str) -> &'static str {
+pub(crate) fn hint_for_code(code: ProblemCode) -> &'static str {
     match code {
-        "credential_expired" => "Submit a kubeconfig with a credential that is valid.",
-        "permission_missing" => {
+        ProblemCode::CredentialExpired => "Submit a kubeconfig with a credential that is valid.",
+        ProblemCode::PermissionMissing => {
             "Grant what is missing, or submit an administrator's credential; it is discarded after registration."
         }
-        "token_unusable" => {
+        ProblemCode::TokenUnusable => {
             "Look at what answers at the cluster's address: a Kubernetes API server gives tokens of one line."
         }
-        "address_refused" => {
+        ProblemCode::AddressRefused => {
             "Register the cluster by a public address, or ask the operator to allow its network."
         }
         _ => "Put right what it complains about, and try again.",

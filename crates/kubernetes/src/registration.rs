@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meshwright_model::operation::Problem;
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::ClusterError;
 use serde_json::json;
 
@@ -149,7 +150,7 @@ async fn require_dry_run_pods(client: &ClusterClient, account: &Account) -> Resu
         client.cluster_name()
     );
     let hint = "Exempt pods with the label meshwright.dev/probe=true from the policy that refuses them, then register the cluster again; nothing is ever created.";
-    Err(Problem::new("probe_refused", message, hint))
+    Err(Problem::new(ProblemCode::ProbeRefused, message, hint))
 }
 
 /// Issues the account's next credential by its current one. Safe to repeat.
@@ -199,7 +200,7 @@ pub async fn read_kubernetes_version(client: &ClusterClient) -> Result<String, P
             client.cluster_name()
         );
         return Err(Problem::new(
-            "kubernetes_too_old",
+            ProblemCode::KubernetesTooOld,
             message,
             "Upgrade the cluster, then register it again.",
         ));
@@ -234,7 +235,7 @@ async fn issue_credential(
     );
     let credential = credential.map_err(|refused| {
         Problem::new(
-            "credential_refused",
+            ProblemCode::CredentialRefused,
             refused.to_string(),
             "Submit the kubeconfig again.",
         )
@@ -274,7 +275,7 @@ async fn verify_cluster_uid(
             wanted.name
         );
         return Err(Problem::new(
-            "cluster_refused",
+            ProblemCode::ClusterRefused,
             message,
             "Make sure that the address is a Kubernetes API server.",
         ));
@@ -285,7 +286,7 @@ async fn verify_cluster_uid(
             wanted.name
         );
         let hint = "Submit a kubeconfig of the cluster that was registered, or register the other one under its own name.";
-        return Err(Problem::new("another_cluster", message, hint));
+        return Err(Problem::new(ProblemCode::AnotherCluster, message, hint));
     }
     Ok(found.to_owned())
 }
@@ -323,8 +324,8 @@ async fn check_permissions(client: &ClusterClient) -> Result<(), Problem> {
     }
     let message = format!("The credential may not: {}.", missing.join(", "));
     Err(Problem::new(
-        "permission_missing",
+        ProblemCode::PermissionMissing,
         message,
-        hint_for_code("permission_missing"),
+        hint_for_code(ProblemCode::PermissionMissing),
     ))
 }

@@ -21,6 +21,7 @@ pub mod network;
 pub mod observation;
 pub mod operation;
 pub mod plan;
+pub mod problem;
 pub mod quota;
 pub mod release;
 pub mod rules;

@@ -7,6 +7,7 @@ use crate::closed_set;
 use crate::injection::{Injector, NamespaceLabels, PodLabels};
 use crate::operation::Problem;
 use crate::plan::{Sidecar, WorkloadRef};
+use crate::problem::ProblemCode;
 use crate::{Name, RevisionName};
 
 /// State of all member clusters of a mesh, seen at one time.
@@ -158,7 +159,7 @@ pub fn foreign_istio_problem(place: &str, webhooks: &[String]) -> Problem {
         "If that Istio is in use, uninstall it with the tool that installed it. What is left of one that is gone is removed by `kubectl delete {}`. Then try again.",
         named.join(" ")
     );
-    Problem::new("foreign_istio", message, hint)
+    Problem::new(ProblemCode::ForeignIstio, message, hint)
 }
 
 /// Namespace with its workloads.

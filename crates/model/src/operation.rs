@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::closed_set;
+use crate::problem::ProblemCode;
+use crate::{OpenEnum, closed_set};
 
 /// Kind of an operation. The written form is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -164,8 +165,9 @@ closed_set!(OperationStateName {
 /// Problem that stops an operation, in words for the user. `code` is stable and documented.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// Stable identifier of the kind of problem, for example `workload_not_ready`.
-    pub code: String,
+    /// Stable identifier of the kind of problem. Another version of the service can have stored a
+    /// code that this version does not know.
+    pub code: OpenEnum<ProblemCode>,
     /// Description of the problem in this case.
     pub message: String,
     /// Advice for the user on how to solve the problem.
@@ -173,20 +175,21 @@ pub struct Problem {
 }
 
 /// Problem codes of a cluster that is silent or too slow.
-const UNREACHABLE_CODES: [&str; 5] = [
-    "answer_too_slow",
-    "cluster_unreachable",
-    "contact_too_slow",
-    "list_too_slow",
-    "look_too_slow",
+const UNREACHABLE_CODES: [ProblemCode; 5] = [
+    ProblemCode::AnswerTooSlow,
+    ProblemCode::ClusterUnreachable,
+    ProblemCode::ContactTooSlow,
+    ProblemCode::ListTooSlow,
+    ProblemCode::LookTooSlow,
 ];
 
 /// Problem codes of a cluster that refuses every call of ours.
-const ACCESS_DENIED_CODES: [&str; 2] = ["address_refused", "credential_expired"];
+const ACCESS_DENIED_CODES: [ProblemCode; 2] =
+    [ProblemCode::AddressRefused, ProblemCode::CredentialExpired];
 
 /// Returns true if a problem code says that we have lost the cluster: it is silent or slow, or
 /// refuses every call of ours. A cluster that answers and refuses one call is not lost.
-pub fn is_cluster_lost_code(code: &str) -> bool {
+pub fn is_cluster_lost_code(code: ProblemCode) -> bool {
     UNREACHABLE_CODES.contains(&code) || ACCESS_DENIED_CODES.contains(&code)
 }
 
@@ -197,7 +200,7 @@ const ROLLBACK_ADVICE: &str = ", or roll back";
 impl Problem {
     /// Creates a problem from its three parts.
     pub fn new(
-        code: impl Into<String>,
+        code: impl Into<OpenEnum<ProblemCode>>,
         message: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
@@ -211,7 +214,15 @@ impl Problem {
     /// Returns true if a cluster gave no answer or no complete one. The worker asks the cluster
     /// again before the operation waits for a person.
     pub fn is_unreachable(&self) -> bool {
-        UNREACHABLE_CODES.contains(&self.code.as_str())
+        self.code
+            .known()
+            .is_some_and(|code| UNREACHABLE_CODES.contains(&code))
+    }
+
+    /// Returns true if we have lost the cluster, as [`is_cluster_lost_code`] defines it. A code that
+    /// this version does not know proves nothing.
+    pub fn is_cluster_lost(&self) -> bool {
+        self.code.known().is_some_and(is_cluster_lost_code)
     }
 
     /// Returns the problem with a hint that does not advise a rollback, for an operation that has
@@ -227,7 +238,7 @@ impl Problem {
     /// Returns the problem of an operation that a person paused.
     pub fn paused_by_user() -> Self {
         Self::new(
-            "paused_by_user",
+            ProblemCode::PausedByUser,
             "Paused on request.",
             "Resume it to go on, or roll back.",
         )
@@ -388,9 +399,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_stored_problem_of_another_version_is_read_and_kept() {
+        let stored = serde_json::json!({ "code": "full_moon", "message": "m", "hint": "h" });
+        let problem: Problem = serde_json::from_value(stored.clone()).expect("a problem");
+        assert_eq!(problem.code.known(), None);
+        assert!(!problem.is_unreachable() && !problem.is_cluster_lost());
+        assert_eq!(serde_json::to_value(&problem).expect("JSON"), stored);
+    }
+
+    #[test]
     fn the_first_capture_wins_and_a_retry_clears_the_failure() {
         let mut progress = Progress::default();
-        let problem = Problem::new("x", "x", "x");
+        let problem = Problem::new(ProblemCode::TagSplit, "x", "x");
         for fact in [
             StepEvent::Started { capture: None },
             StepEvent::Failed { problem },

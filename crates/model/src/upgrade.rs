@@ -7,9 +7,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::closed_set;
 use crate::operation::{OperationKind, Problem, Signal};
+use crate::problem::ProblemCode;
 use crate::rules::{Severity, Strategy};
+use crate::{OpenEnum, closed_set};
 
 mod transitions;
 
@@ -144,8 +145,9 @@ closed_set!(UpgradeStateName {
 pub struct Finding {
     /// Severity of the finding; `block` stops the upgrade.
     pub severity: Severity,
-    /// Stable identifier of the kind of finding.
-    pub code: String,
+    /// Stable identifier of the kind of finding. Another version of the service can have stored a
+    /// code that this version does not know.
+    pub code: OpenEnum<ProblemCode>,
     /// Object that the finding is about, as text for people.
     pub object: String,
     /// Description of the problem in this case.

@@ -26,7 +26,12 @@ fn every_hint_that_advises_a_rollback_can_lose_this_advice() {
     for file in files {
         let text = std::fs::read_to_string(&file).expect("a readable file");
         for line in text.lines().filter(|line| line.contains("or roll back.\"")) {
-            let problem = Problem::new("code", "message", line).without_rollback();
+            let problem = Problem::new(
+                meshwright_model::problem::ProblemCode::TagSplit,
+                "message",
+                line,
+            )
+            .without_rollback();
             assert!(!problem.hint.contains("roll back"), "{file:?}: {line}");
             assert!(problem.hint.contains(".\""), "{file:?}: {line}");
             hints += 1;

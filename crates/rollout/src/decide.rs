@@ -4,6 +4,7 @@
 use jiff::SignedDuration;
 use meshwright_model::operation::Problem;
 use meshwright_model::plan::{Step, Target};
+use meshwright_model::problem::ProblemCode;
 
 use crate::ports::{ClusterError, ObjectVersion};
 use crate::step::StepCheck;
@@ -181,7 +182,7 @@ fn is_proven_unused(run: &StepTiming, patience: &Timeouts) -> bool {
 fn timeout_problem(step: &Step, reason: &str) -> Problem {
     let (code, hint) = match step {
         Step::Restart { .. } => (
-            "workload_not_ready",
+            ProblemCode::WorkloadNotReady,
             "Look at the workload's pods; retry when they can become ready, or roll back.",
         ),
         Step::AwaitReady { .. }
@@ -189,22 +190,24 @@ fn timeout_problem(step: &Step, reason: &str) -> Problem {
             target: Target::ControlPlane { .. },
             ..
         } => (
-            "control_plane_not_ready",
+            ProblemCode::ControlPlaneNotReady,
             "Look at the message; retry when its cause is gone, or roll back.",
         ),
         Step::AwaitUnused { .. } => (
-            "revision_in_use",
+            ProblemCode::RevisionInUse,
             "Restart or remove what is listed, then retry.",
         ),
         Step::AwaitGone { .. } => (
-            "still_there",
+            ProblemCode::StillThere,
             "See what keeps the objects, a finalizer for example; retry when it is gone.",
         ),
         Step::Probe { .. } => (
-            "dry_run_failed",
+            ProblemCode::DryRunFailed,
             "Look at the webhooks of the member, then retry, or roll back.",
         ),
-        Step::Set { .. } | Step::LeaveBehind { .. } => ("step_timed_out", "Retry, or roll back."),
+        Step::Set { .. } | Step::LeaveBehind { .. } => {
+            (ProblemCode::StepTimedOut, "Retry, or roll back.")
+        }
     };
     Problem::new(
         code,
@@ -214,7 +217,7 @@ fn timeout_problem(step: &Step, reason: &str) -> Problem {
 }
 
 /// Builds the problem of a cluster that has not answered for longer than the limit.
-fn unreachable_problem(code: &'static str, place: &str, cause: &str) -> Problem {
+fn unreachable_problem(code: ProblemCode, place: &str, cause: &str) -> Problem {
     Problem::new(
         code,
         format!("{place} has not answered for a while ({cause})."),

@@ -9,14 +9,12 @@ use meshwright_model::ids::OperationId;
 use meshwright_model::observation::Observation;
 use meshwright_model::operation::Problem;
 use meshwright_model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::RevisionName;
 
 mod leaving;
 
 pub use leaving::{AccountPresence, TeardownInspection};
-
-/// Code of the problem of a cluster that does not answer.
-pub const CLUSTER_UNREACHABLE_CODE: &str = "cluster_unreachable";
 
 /// The hosting cluster and the member clusters of one mesh.
 #[async_trait]
@@ -264,7 +262,7 @@ pub enum ClusterError {
         /// Cluster that did not answer, as text for people.
         place: String,
         /// Stable code of the problem that a longer silence becomes.
-        code: &'static str,
+        code: ProblemCode,
         /// Cause in our words: the call that was tried and how it failed.
         cause: String,
     },
@@ -280,7 +278,7 @@ pub enum ClusterError {
         /// Cluster that refused the call, as text for people.
         place: String,
         /// Stable code of the problem.
-        code: &'static str,
+        code: ProblemCode,
         /// Cause that the cluster gave, in our words.
         cause: String,
     },
@@ -294,7 +292,7 @@ impl ClusterError {
     pub fn unreachable(place: impl Into<String>, cause: impl Into<String>) -> Self {
         Self::Unreachable {
             place: place.into(),
-            code: CLUSTER_UNREACHABLE_CODE,
+            code: ProblemCode::ClusterUnreachable,
             cause: cause.into(),
         }
     }
@@ -305,8 +303,11 @@ impl ClusterError {
             Self::Unreachable { code, cause, .. } | Self::Refused { code, cause, .. } => {
                 (*code, format!("{self} ({cause})."))
             }
-            Self::Changed { .. } => ("cluster_changed", format!("{self}.")),
-            Self::Expired => ("try_again", "The attempt took too long.".to_owned()),
+            Self::Changed { .. } => (ProblemCode::ClusterChanged, format!("{self}.")),
+            Self::Expired => (
+                ProblemCode::TryAgain,
+                "The attempt took too long.".to_owned(),
+            ),
         };
         Problem::new(code, message, hint)
     }

@@ -13,6 +13,7 @@ use meshwright_model::Name;
 use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{Problem, Progress};
 use meshwright_model::plan::{Stamp, Step, Target};
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::RevisionName;
 
 use crate::ports::{ClusterError, FencingToken, MeshClusters, ObjectVersion, Readiness, Usage};
@@ -223,7 +224,7 @@ async fn check_still_lost(
 /// it up like the others.
 fn member_answers(member: &Name) -> Problem {
     Problem::new(
-        "member_answers",
+        ProblemCode::MemberAnswers,
         format!("{member} was to be left behind, but it answers now."),
         "Ask for the deletion once more, with `--force` as before: it is cleaned up like the others.",
     )

@@ -18,6 +18,7 @@ use meshwright_model::clock::SystemClock;
 use meshwright_model::ids::{ClusterId, MeshId, TenantId};
 use meshwright_model::leftover::{AccountRemoval, Leftover};
 use meshwright_model::operation::Problem;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::{Clock, Name};
 use meshwright_rollout::plan::MeshTopology;
 use meshwright_rollout::ports::{AccountPresence, MeshClusters};
@@ -64,7 +65,7 @@ const OPERATOR_HINT: &str = "Ask the operator of the service.";
 
 fn unusable_problem(what: &str, hint: &str) -> Problem {
     Problem::new(
-        "credential_refused",
+        ProblemCode::CredentialRefused,
         format!("{what} cannot be used."),
         hint,
     )
@@ -85,7 +86,7 @@ async fn within_contact_timeout<T>(
     );
     tokio::time::timeout(CONTACT_TIMEOUT, contact)
         .await
-        .unwrap_or_else(|_| Err(Problem::new("contact_too_slow", message, hint)))
+        .unwrap_or_else(|_| Err(Problem::new(ProblemCode::ContactTooSlow, message, hint)))
 }
 
 impl KubernetesClusterProvider {
@@ -234,7 +235,7 @@ impl KubernetesClusterProvider {
             tracing::warn!(
                 cluster = wanted.name,
                 account,
-                code = problem.code,
+                code = problem.code.as_str(),
                 "the service account of a refused registration may have stayed in the cluster"
             );
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use meshwright_kubernetes::{AddressPolicy, Authority, Credential};
 use meshwright_model::clock::SystemClock;
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::decide::Timeouts;
 use meshwright_store::Store;
 use meshwright_worker::{Engine, Settings};
@@ -69,10 +70,10 @@ pub(crate) fn build_app(
         clock: Arc::new(SystemClock),
         read_kubeconfig: Arc::new(move |text: &str| {
             let credential = Credential::parse(text)
-                .map_err(|refused| ("kubeconfig_refused", refused.to_string()))?;
+                .map_err(|refused| (ProblemCode::KubeconfigRefused, refused.to_string()))?;
             if !literal.allows_host(credential.host()) {
                 let said = "clusters.server is a loopback, private or link-local address that is not allowed here";
-                return Err(("address_refused", said.to_owned()));
+                return Err((ProblemCode::AddressRefused, said.to_owned()));
             }
             Ok((credential.server.clone(), credential.to_stored()))
         }),

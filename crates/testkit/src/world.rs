@@ -10,6 +10,7 @@ use meshwright_model::Name;
 use meshwright_model::ids::OperationId;
 use meshwright_model::injection::PodLabels;
 use meshwright_model::plan::{Sidecar, Target, WorkloadKind, WorkloadRef};
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::Version;
 use meshwright_rollout::ports::{ClusterError, FencingToken, ObjectVersion};
 use tokio::sync::Notify;
@@ -330,7 +331,7 @@ pub fn proxy_image(release: &Version) -> String {
 fn permission_error(target: &Target) -> ClusterError {
     ClusterError::Refused {
         place: target.to_string(),
-        code: "permission_missing",
+        code: ProblemCode::PermissionMissing,
         cause: "patch is forbidden".into(),
     }
 }

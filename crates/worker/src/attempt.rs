@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use meshwright_model::operation::Problem;
+use meshwright_model::problem::ProblemCode;
 use meshwright_store::{Claim, StoreError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -265,7 +266,7 @@ fn attempts_exhausted_problem(claim: &Claim, attempts: i32, cause: &str) -> Prob
         "Start it again. If it fails in the same way, give the operator its id: {}.",
         claim.operation
     );
-    Problem::new("attempts_exhausted", message, hint)
+    Problem::new(ProblemCode::AttemptsExhausted, message, hint)
 }
 
 /// Builds the problem of an operation that was paused because its attempts recorded no result.
@@ -274,5 +275,5 @@ fn no_progress_problem(claims: i32) -> Problem {
         "{claims} attempts in a row came to no result: the worker was stopped or its calls hung."
     );
     let hint = "See that the clusters answer and that workers have enough processors and memory, then retry.";
-    Problem::new("no_progress", message, hint)
+    Problem::new(ProblemCode::NoProgress, message, hint)
 }

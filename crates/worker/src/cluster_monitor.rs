@@ -102,7 +102,7 @@ impl Engine {
             }
             Err(problem) => {
                 let failures = probe.failures.saturating_add(1);
-                tracing::debug!(cluster.id = %probe.cluster, failures, code = problem.code, "the check of the cluster failed");
+                tracing::debug!(cluster.id = %probe.cluster, failures, code = problem.code.as_str(), "the check of the cluster failed");
                 tx.record_failed_cluster_check(&cluster, failures, &problem, now)
                     .await?;
             }

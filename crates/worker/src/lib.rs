@@ -27,16 +27,17 @@ use async_trait::async_trait;
 use meshwright_model::ids::{ClusterId, MeshId, TenantId};
 use meshwright_model::leftover::{AccountRemoval, Leftover};
 use meshwright_model::operation::Problem;
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::plan::MeshTopology;
 use meshwright_rollout::ports::{AccountPresence, MeshClusters};
 use meshwright_store::{ClusterHealth, IssuedCredential, StoreError};
 
 /// Code of a problem that our own database causes. The worker gives the claim up and retries the
 /// operation.
-pub const DATABASE_CODE: &str = "database";
+pub const DATABASE_CODE: ProblemCode = ProblemCode::Database;
 
 /// Code of a problem that a damaged record of ours causes. A retry does not help.
-pub const RECORD_DAMAGED_CODE: &str = "record_damaged";
+pub const RECORD_DAMAGED_CODE: ProblemCode = ProblemCode::RecordDamaged;
 
 /// Turns an error of the store into a problem for the user. A temporary failure gets the code
 /// [`DATABASE_CODE`] and is retried; a missing or damaged record is final.
@@ -45,7 +46,7 @@ pub fn problem_from_store_error(error: &StoreError) -> Problem {
         StoreError::NotFound { what } => {
             let message = format!("The {what} does not exist any more.");
             Problem::new(
-                "not_found",
+                ProblemCode::NotFound,
                 message,
                 "Look at what there is, then ask again.",
             )

@@ -8,6 +8,7 @@ use meshwright_model::leftover::Leftover;
 use meshwright_model::observation::{Observation, foreign_istio_problem};
 use meshwright_model::operation::{OperationKind, Problem};
 use meshwright_model::plan::{Plan, Step, Target};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::plan::{
     ControlPlane, MeshTopology, NamespaceKey, canary, data_plane, in_place, lifecycle, rollback,
 };
@@ -238,7 +239,7 @@ pub(crate) fn left_behind_members<'a>(plan: &'a Plan) -> BTreeSet<&'a Name> {
 fn require_target(layout: &MeshTopology) -> Result<&ControlPlane, PlanError> {
     let missing = || {
         Problem::new(
-            "no_target",
+            ProblemCode::NoTarget,
             "The mesh has no second revision.",
             "Plan the upgrade again.",
         )
@@ -258,7 +259,7 @@ fn is_canary(layout: &MeshTopology) -> Result<bool, PlanError> {
 fn parse_arguments<T: serde::de::DeserializeOwned>(operation: &Operation) -> Result<T, PlanError> {
     let unknown = |_| {
         Problem::new(
-            "unknown_arguments",
+            ProblemCode::UnknownArguments,
             "The operation's arguments cannot be read.",
             "It was written by a newer server: upgrade this one.",
         )
@@ -304,7 +305,7 @@ fn plan_injection_change(operation: &Operation, survey: &Observation) -> Result<
             wanted.namespace, wanted.member
         );
         return Err(PlanError::Problem(Problem::new(
-            "namespace_not_found",
+            ProblemCode::NamespaceNotFound,
             message,
             "Create it, then retry.",
         )));

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{OperationKind, OperationState, Problem};
 use meshwright_model::plan::Target;
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::{ClusterError, FencingToken};
 use meshwright_rollout::step::StepContext;
 use meshwright_store::{Claim, Operation, OperationUpdate, PlannedStep, StoreError, Tx};
@@ -94,7 +95,7 @@ impl<'e> Run<'e> {
                     drop(tx);
                     let hint = "A newer server wrote it: run that version again, or roll back.";
                     let problem = Problem::new(
-                        "unknown_step",
+                        ProblemCode::UnknownStep,
                         "The plan has a step that this server does not know.",
                         hint,
                     );

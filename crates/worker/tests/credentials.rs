@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 use meshwright_model::Clock;
 use meshwright_model::ids::ClusterId;
 use meshwright_model::operation::{OperationKind, OperationState, Problem};
+use meshwright_model::problem::ProblemCode;
 use meshwright_store::{AccessFilter, Cluster, ClusterState, ListFilter, Operation, Page};
 use meshwright_testkit::Fleet;
 
@@ -51,7 +52,7 @@ async fn round(fleet: &Fleet) {
     engine.run_due().await.expect("the database answers");
 }
 
-fn problem(code: &str) -> Problem {
+fn problem(code: ProblemCode) -> Problem {
     Problem::new(code, "It says so.", "Do something.")
 }
 
@@ -104,7 +105,7 @@ async fn a_renewal_that_fails_is_tried_again_later_and_warns_once() {
     // The clusters answer, and let no client create a token.
     fleet
         .credentials
-        .set_connect_problem(Some(problem("permission_missing")));
+        .set_connect_problem(Some(problem(ProblemCode::PermissionMissing)));
     for _ in 0..3 {
         round(&fleet).await;
     }
@@ -156,11 +157,11 @@ async fn a_cluster_that_does_not_let_us_in_is_unreachable_with_the_reason_until_
     round(&fleet).await;
     fleet
         .credentials
-        .set_health_problem(Some(problem("credential_expired")));
+        .set_health_problem(Some(problem(ProblemCode::CredentialExpired)));
     round(&fleet).await;
     for cluster in clusters(&fleet).await {
         assert!(
-            matches!(&cluster.state, ClusterState::Unreachable(problem) if problem.code == "credential_expired")
+            matches!(&cluster.state, ClusterState::Unreachable(problem) if problem.code == ProblemCode::CredentialExpired)
         );
         assert!(
             renewals(&fleet).await.is_empty(),
@@ -188,7 +189,7 @@ async fn one_lost_answer_says_nothing_and_a_second_one_does() {
     let fleet = Fleet::new().await;
     fleet
         .credentials
-        .set_health_problem(Some(problem("cluster_unreachable")));
+        .set_health_problem(Some(problem(ProblemCode::ClusterUnreachable)));
     round(&fleet).await;
     assert!(
         clusters(&fleet)
@@ -210,7 +211,7 @@ async fn a_silent_cluster_is_never_asked_in_a_hot_loop() {
     let fleet = Fleet::new().await;
     fleet
         .credentials
-        .set_health_problem(Some(problem("credential_expired")));
+        .set_health_problem(Some(problem(ProblemCode::CredentialExpired)));
     let engine = fleet.build_worker("worker", Duration::from_secs(30));
     for _ in 0..50 {
         while engine.monitor_due().await.expect("the database answers") {}

@@ -42,7 +42,7 @@ async fn later(fleet: &Fleet, seconds: i64) {
 
 async fn paused_with(fleet: &Fleet, operation: OperationId) -> (String, String) {
     match fleet.operation(operation).await.state {
-        OperationState::Paused { problem } => (problem.code, problem.message),
+        OperationState::Paused { problem } => (problem.code.to_string(), problem.message),
         state => panic!("it is not paused: {state:?}"),
     }
 }

@@ -64,7 +64,7 @@ async fn an_outage_of_the_database_is_waited_out_for_hours_and_not_for_ever() {
 /// The code of the problem that an operation failed with.
 async fn failed_with(fleet: &Fleet, id: OperationId) -> String {
     match fleet.operation(id).await.state {
-        OperationState::Failed { problem } => problem.code,
+        OperationState::Failed { problem } => problem.code.to_string(),
         state => panic!("it did not fail: {state:?}"),
     }
 }

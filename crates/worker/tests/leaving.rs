@@ -7,21 +7,22 @@ use meshwright_model::Clock;
 use meshwright_model::ids::{ClusterId, OperationId};
 use meshwright_model::leftover::AccountRemoval;
 use meshwright_model::operation::{OperationKind, OperationState, Problem};
+use meshwright_model::problem::ProblemCode;
 use meshwright_store::{ClusterState, NewOperation, StoreError};
 use meshwright_testkit::Fleet;
 
 /// The codes of a cluster that is lost to us, by its silence, its slowness or its refusal of every call.
-const LOST: [&str; 7] = [
-    "address_refused",
-    "answer_too_slow",
-    "cluster_unreachable",
-    "contact_too_slow",
-    "credential_expired",
-    "list_too_slow",
-    "look_too_slow",
+const LOST: [ProblemCode; 7] = [
+    ProblemCode::AddressRefused,
+    ProblemCode::AnswerTooSlow,
+    ProblemCode::ClusterUnreachable,
+    ProblemCode::ContactTooSlow,
+    ProblemCode::CredentialExpired,
+    ProblemCode::ListTooSlow,
+    ProblemCode::LookTooSlow,
 ];
 
-fn problem(code: &str) -> Problem {
+fn problem(code: ProblemCode) -> Problem {
     Problem::new(code, "It says so.", "Do something.")
 }
 
@@ -84,7 +85,7 @@ async fn a_forced_deregistration_waits_for_an_answer_and_removes_the_account_whe
     let cluster = registered(&fleet).await;
     fleet
         .credentials
-        .set_leave_problem(Some(problem("cluster_unreachable")));
+        .set_leave_problem(Some(problem(ProblemCode::ClusterUnreachable)));
     let operation = leave(&fleet, cluster, Some("the region is gone")).await;
     assert_eq!(
         state(&fleet, operation).await,
@@ -110,27 +111,31 @@ async fn every_way_of_being_lost_is_waited_for_and_can_be_forced_away() {
         let cluster = registered(&fleet).await;
         fleet.credentials.set_leave_problem(Some(problem(code)));
         let operation = leave(&fleet, cluster, None).await;
-        assert_eq!(state(&fleet, operation).await, "waiting", "{code}");
+        assert_eq!(state(&fleet, operation).await, "waiting", "{code:?}");
         later(&fleet, 180).await;
         let OperationState::Failed { problem } = fleet.operation(operation).await.state else {
-            panic!("{code}")
+            panic!("{code:?}")
         };
         assert_eq!(problem.code, code);
-        assert!(problem.hint.contains("--force"), "{code}: {}", problem.hint);
+        assert!(
+            problem.hint.contains("--force"),
+            "{code:?}: {}",
+            problem.hint
+        );
         assert_eq!(
             fleet.cluster(cluster).await.state,
             ClusterState::Ready,
-            "{code}"
+            "{code:?}"
         );
         let forced = leave(&fleet, cluster, Some("the region is gone")).await;
-        assert_eq!(state(&fleet, forced).await, "waiting", "{code}");
+        assert_eq!(state(&fleet, forced).await, "waiting", "{code:?}");
         later(&fleet, 180).await;
-        assert_eq!(state(&fleet, forced).await, "succeeded", "{code}");
+        assert_eq!(state(&fleet, forced).await, "succeeded", "{code:?}");
         assert!(
             !fleet.operation(forced).await.leftovers.is_empty(),
-            "{code}"
+            "{code:?}"
         );
-        assert!(forgotten(&fleet, cluster).await, "{code}");
+        assert!(forgotten(&fleet, cluster).await, "{code:?}");
     }
 }
 
@@ -140,7 +145,7 @@ async fn a_forced_deregistration_takes_the_place_of_one_that_waits() {
     let cluster = registered(&fleet).await;
     fleet
         .credentials
-        .set_leave_problem(Some(problem("cluster_unreachable")));
+        .set_leave_problem(Some(problem(ProblemCode::ClusterUnreachable)));
     let first = leave(&fleet, cluster, None).await;
     let forced = leave(&fleet, cluster, Some("the region is gone")).await;
     assert_eq!(

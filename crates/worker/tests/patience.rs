@@ -4,13 +4,14 @@ use jiff::SignedDuration;
 use meshwright_model::Clock;
 use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{OperationKind, OperationState, Problem, Signal};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::ClusterError;
 use meshwright_testkit::Fleet;
 use serde_json::json;
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
-fn refused(code: &'static str) -> ClusterError {
+fn refused(code: ProblemCode) -> ClusterError {
     ClusterError::Refused {
         place: "c1".into(),
         code,
@@ -53,10 +54,10 @@ async fn a_refusal_while_a_plan_or_a_precheck_is_made_keeps_its_code_and_its_cau
         OperationKind::DeleteMesh,
     ] {
         for code in [
-            "permission_missing",
-            "list_too_long",
-            "answer_too_large",
-            "address_refused",
+            ProblemCode::PermissionMissing,
+            ProblemCode::ListTooLong,
+            ProblemCode::AnswerTooLarge,
+            ProblemCode::AddressRefused,
         ] {
             let fleet = Fleet::new().await;
             fleet.clusters.set_member_error("c1", Some(refused(code)));
@@ -71,7 +72,7 @@ async fn a_refusal_while_a_plan_or_a_precheck_is_made_keeps_its_code_and_its_cau
             );
             assert_eq!(
                 problem.hint.contains("Bring the cluster back"),
-                code == "address_refused",
+                code == ProblemCode::AddressRefused,
                 "{}",
                 problem.hint
             );
@@ -87,7 +88,7 @@ async fn a_slow_cluster_keeps_its_code_after_the_patience_for_a_plan() {
         "c1",
         Some(ClusterError::Unreachable {
             place,
-            code: "look_too_slow",
+            code: ProblemCode::LookTooSlow,
             cause,
         }),
     );
@@ -97,7 +98,10 @@ async fn a_slow_cluster_keeps_its_code_after_the_patience_for_a_plan() {
     fleet.run_due().await;
     assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting");
     later(&fleet, 3).await;
-    assert_eq!(paused(&fleet, operation).await.code, "look_too_slow");
+    assert_eq!(
+        paused(&fleet, operation).await.code,
+        ProblemCode::LookTooSlow
+    );
 }
 
 #[tokio::test]
@@ -133,7 +137,10 @@ async fn patience_is_counted_anew_after_a_retry() {
         .await;
     fleet.run_due().await;
     later(&fleet, 3).await;
-    assert_eq!(paused(&fleet, operation).await.code, "cluster_unreachable");
+    assert_eq!(
+        paused(&fleet, operation).await.code,
+        ProblemCode::ClusterUnreachable
+    );
     fleet.clock.advance(HOUR);
     ask(&fleet, operation, Signal::Retry).await;
     assert_eq!(
@@ -144,7 +151,10 @@ async fn patience_is_counted_anew_after_a_retry() {
     later(&fleet, 1).await;
     assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting");
     later(&fleet, 2).await;
-    assert_eq!(paused(&fleet, operation).await.code, "cluster_unreachable");
+    assert_eq!(
+        paused(&fleet, operation).await.code,
+        ProblemCode::ClusterUnreachable
+    );
 }
 
 /// A renewal in a mesh: the control planes cannot be asked whether they use the new credential.
@@ -158,7 +168,7 @@ async fn a_renewal_whose_control_planes_cannot_be_read_ends_with_the_reason_and_
     let id = fleet.renew_credential(cluster).await;
     fleet
         .clusters
-        .set_member_error("c1", Some(refused("permission_missing")));
+        .set_member_error("c1", Some(refused(ProblemCode::PermissionMissing)));
     fleet.run_due().await;
     assert_eq!(fleet.operation(id).await.state.as_str(), "waiting");
     ask(&fleet, id, Signal::Pause).await;
@@ -173,7 +183,7 @@ async fn a_renewal_whose_control_planes_cannot_be_read_ends_with_the_reason_and_
     let OperationState::Failed { problem } = fleet.operation(id).await.state else {
         panic!("it did not fail")
     };
-    assert_eq!(problem.code, "permission_missing");
+    assert_eq!(problem.code, ProblemCode::PermissionMissing);
     assert!(
         problem.message.contains("this is the cause"),
         "{}",

@@ -18,7 +18,10 @@ async fn stopped_by(fleet: &Fleet, upgrade: UpgradeId) -> Vec<String> {
         before,
         "nothing was touched"
     );
-    let mut codes: Vec<String> = findings.into_iter().map(|finding| finding.code).collect();
+    let mut codes: Vec<String> = findings
+        .into_iter()
+        .map(|finding| finding.code.to_string())
+        .collect();
     codes.dedup();
     codes
 }

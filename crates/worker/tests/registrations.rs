@@ -5,6 +5,7 @@ use std::time::Duration;
 use meshwright_model::Clock;
 use meshwright_model::ids::{OperationId, TenantId};
 use meshwright_model::operation::{OperationKind, OperationState, Problem, Signal};
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::rules::Severity;
 use meshwright_model::upgrade::Finding;
 use meshwright_store::ClusterState;
@@ -44,7 +45,7 @@ async fn a_cluster_is_registered_once_across_tenants_and_the_refusal_does_not_te
     other.credentials.set_cluster_uid(second, SHARED);
     other.run_due().await;
     let said = problem(&other, refused).await;
-    assert_eq!(said.code, "cluster_registered_already");
+    assert_eq!(said.code, ProblemCode::ClusterRegisteredAlready);
     let words = format!("{} {}", said.message, said.hint);
     let telling = ["mine", "acme", &first.to_string(), SHARED];
     assert!(telling.iter().all(|word| !words.contains(word)), "{words}");
@@ -92,12 +93,15 @@ async fn a_cluster_that_was_deregistered_or_refused_can_be_registered_by_another
     let (second, refused) = one.register_cluster("second").await;
     one.credentials.set_cluster_uid(second, SHARED);
     one.credentials.set_connect_problem(Some(Problem::new(
-        "permission_missing",
+        ProblemCode::PermissionMissing,
         "It says so.",
         "Do something.",
     )));
     one.run_due().await;
-    assert_eq!(problem(&one, refused).await.code, "permission_missing");
+    assert_eq!(
+        problem(&one, refused).await.code,
+        ProblemCode::PermissionMissing
+    );
     one.credentials.set_connect_problem(None);
     let (third, accepted) = other.register_cluster("third").await;
     other.credentials.set_cluster_uid(third, SHARED);
@@ -114,7 +118,10 @@ async fn a_cluster_that_is_deleted_while_it_is_registered_ends_the_registration(
     let (cluster, operation) = fleet.register_cluster("short-lived").await;
     fleet.deregister_cluster(cluster).await;
     fleet.run_due().await;
-    assert_eq!(problem(&fleet, operation).await.code, "cluster_gone");
+    assert_eq!(
+        problem(&fleet, operation).await.code,
+        ProblemCode::ClusterGone
+    );
 }
 
 async fn cancel(fleet: &Fleet, operation: OperationId) {
@@ -149,7 +156,7 @@ async fn a_registration_that_is_cancelled_refuses_its_cluster_and_holds_it_no_lo
     let ClusterState::Refused(problem) = one.cluster(first).await.state else {
         panic!("it goes on")
     };
-    assert_eq!(problem.code, "registration_cancelled");
+    assert_eq!(problem.code, ProblemCode::RegistrationCancelled);
     one.credentials.set_connect_problem(None);
     let (second, accepted) = other.register_cluster("theirs").await;
     other.credentials.set_cluster_uid(second, SHARED);
@@ -246,7 +253,7 @@ async fn a_mesh_is_not_made_where_another_istio_came_after_the_registration() {
     let OperationState::Paused { problem } = fleet.operation(operation).await.state else {
         panic!("it is not paused")
     };
-    assert_eq!(problem.code, "foreign_istio");
+    assert_eq!(problem.code, ProblemCode::ForeignIstio);
     let words = format!("{} {}", problem.message, problem.hint);
     assert!(
         words.contains("c2") && leftovers.iter().all(|name| words.contains(name)),
@@ -266,7 +273,7 @@ async fn what_a_look_notices_is_shown_until_a_later_look_does_not() {
     fleet.run_due().await;
     let finding = Finding {
         severity: Severity::Warn,
-        code: "webhook_silent".into(),
+        code: ProblemCode::WebhookSilent.into(),
         object: "mutatingwebhookconfiguration/image-scanner".into(),
         message: "It does not answer.".into(),
         hint: "Remove it.".into(),

@@ -66,7 +66,7 @@ const MAX_FILE_LINES: usize = 400;
 pub(crate) fn check_repository() -> Result<()> {
     let mut wrong = check_crate_graph()?;
     wrong.extend(check_file_sizes()?);
-    wrong.extend(crate::pages::check_problem_pages()?);
+    wrong.extend(crate::pages::check_problem_pages());
     wrong.extend(crate::hints::check_named_commands()?);
     wrong.extend(crate::links::check_doc_links()?);
     wrong.extend(crate::circles::find_circles()?);

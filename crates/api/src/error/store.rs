@@ -1,6 +1,7 @@
 //! Turns errors of the store into problems.
 
 use axum::http::StatusCode;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::upgrade::InvalidTransition;
 use meshwright_store::StoreError;
 
@@ -11,7 +12,7 @@ fn constraint_error(constraint: &str) -> ApiError {
     let taken = |what: &str| {
         ApiError::new(
             StatusCode::CONFLICT,
-            "name_taken",
+            ProblemCode::NameTaken,
             format!("Another {what} has this name."),
             "Choose another name.",
         )
@@ -21,7 +22,7 @@ fn constraint_error(constraint: &str) -> ApiError {
         // another registration under the same name.
         "clusters_name_unique" => ApiError::new(
             StatusCode::CONFLICT,
-            "name_taken",
+            ProblemCode::NameTaken,
             "Another cluster has this name.",
             "If its registration was refused, remove it with `meshwright cluster delete`; otherwise choose another name.",
         ),
@@ -33,37 +34,37 @@ fn constraint_error(constraint: &str) -> ApiError {
         "hosting_clusters_name_unique" => taken("hosting cluster"),
         "releases_pk" => ApiError::new(
             StatusCode::CONFLICT,
-            "release_known",
+            ProblemCode::ReleaseKnown,
             "The catalogue has this version already.",
             "A release never changes: import what is different under another build number.",
         ),
         "meshes_hosting_fk" => ApiError::new(
             StatusCode::CONFLICT,
-            "hosting_cluster_in_use",
+            ProblemCode::HostingClusterInUse,
             "Control planes run in this cluster, or ran there once.",
             "Delete its meshes; the cluster itself stays in the catalogue, because what was deleted refers to it.",
         ),
         "identity_providers_issuer_unique" => ApiError::new(
             StatusCode::CONFLICT,
-            "issuer_known",
+            ProblemCode::IssuerKnown,
             "This issuer is trusted already.",
             "Delete the identity provider that it belongs to first.",
         ),
         "role_bindings_unique" => ApiError::new(
             StatusCode::CONFLICT,
-            "granted_already",
+            ProblemCode::GrantedAlready,
             "Exactly this was granted before.",
             "There is nothing left to do.",
         ),
         "memberships_one_mesh" => ApiError::new(
             StatusCode::CONFLICT,
-            "cluster_in_a_mesh",
+            ProblemCode::ClusterInAMesh,
             "One of the clusters is in a mesh already.",
             "A cluster belongs to one mesh at most.",
         ),
         "memberships_cluster_fk" => ApiError::new(
             StatusCode::CONFLICT,
-            "cluster_in_use",
+            ProblemCode::ClusterInUse,
             "The cluster is a member of a mesh.",
             "Delete the mesh first.",
         ),
@@ -88,7 +89,7 @@ fn transition_error(refused: &InvalidTransition) -> ApiError {
     };
     ApiError::new(
         StatusCode::CONFLICT,
-        "invalid_transition",
+        ProblemCode::InvalidTransition,
         format!("An upgrade that is {} cannot {verb}.", refused.state),
         hint,
     )
@@ -101,7 +102,7 @@ impl From<StoreError> for ApiError {
             StoreError::Conflict { constraint } => constraint_error(&constraint),
             StoreError::QuotaExceeded { of, limit } => Self::new(
                 StatusCode::CONFLICT,
-                "quota_exceeded",
+                ProblemCode::QuotaExceeded,
                 format!(
                     "The tenant may have {limit} {} at most.",
                     of.as_str().replace('_', " ")
@@ -110,25 +111,25 @@ impl From<StoreError> for ApiError {
             ),
             StoreError::LastOwner => Self::new(
                 StatusCode::CONFLICT,
-                "last_owner",
+                ProblemCode::LastOwner,
                 "No other key of an owner that never ends would be left.",
                 "Make another key with the role owner and without an end first.",
             ),
             StoreError::RequestInFlight => Self::new(
                 StatusCode::CONFLICT,
-                "request_in_flight",
+                ProblemCode::RequestInFlight,
                 "The same request is being worked on right now.",
                 "Wait a moment and send it again for the stored answer.",
             ),
             StoreError::MeshLocked { holder } => Self::new(
                 StatusCode::CONFLICT,
-                "mesh_busy",
+                ProblemCode::MeshBusy,
                 format!("The mesh is being changed by {holder}."),
                 "Wait until that has ended, or end it.",
             ),
             StoreError::StaleVersion => Self::new(
                 StatusCode::PRECONDITION_FAILED,
-                "moved_on",
+                ProblemCode::MovedOn,
                 "It has changed since you looked.",
                 "Read it again and decide on what you see then.",
             ),
@@ -142,7 +143,7 @@ impl From<StoreError> for ApiError {
             },
             StoreError::KeysErased => Self::new(
                 StatusCode::CONFLICT,
-                "secrets_erased",
+                ProblemCode::SecretsErased,
                 "The secrets of this tenant were erased: nothing opens them any more, and no new ones are kept.",
                 "Ask the operator of the service.",
             ),

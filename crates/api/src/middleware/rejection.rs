@@ -7,6 +7,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::error::ApiError;
+use meshwright_model::problem::ProblemCode;
 
 /// Maximum number of bytes that are read from the error text of a library.
 const MAX_REJECTION_BYTES: usize = 1024;
@@ -40,7 +41,7 @@ async fn problem_from_rejection(response: Response) -> Response {
             let said = String::from_utf8_lossy(&said).into_owned();
             ApiError::new(
                 status,
-                "malformed_request",
+                ProblemCode::MalformedRequest,
                 said,
                 "The OpenAPI document says what this route takes.",
             )

@@ -4,6 +4,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use meshwright_model::audit::{Digest, Entry};
+use meshwright_model::problem::ProblemCode;
 use meshwright_store::{IdempotencyLookup, RequestKey, StoredResponse, Tx, sha256};
 use serde::Serialize;
 
@@ -108,7 +109,7 @@ impl Caller {
                 IdempotencyLookup::KeyReused => {
                     return Err(ApiError::new(
                         StatusCode::UNPROCESSABLE_ENTITY,
-                        "idempotency_key_reused",
+                        ProblemCode::IdempotencyKeyReused,
                         "This Idempotency-Key was used for another request.",
                         "Use a new key for a new request.",
                     ));

@@ -7,6 +7,7 @@ use axum::response::Response;
 use jiff::SignedDuration;
 use meshwright_model::access::{Action, Role, Scope, UnknownRole};
 use meshwright_model::ids::KeyId;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::quota::QuotaResource;
 use meshwright_store::{ApiKeyToken, NewApiKey, Tx};
 use meshwright_wire::{ApiKey, ApiKeyList, CreateApiKey, RotateApiKey};
@@ -195,7 +196,7 @@ pub(crate) async fn rotate_api_key(
     {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
-            "rotation_under_way",
+            ProblemCode::RotationUnderWay,
             format!("The secret before the last rotation is accepted until {until}."),
             "Wait until then, or rotate with overlap_seconds 0, which ends every former secret at once.",
         ));

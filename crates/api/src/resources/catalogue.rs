@@ -7,6 +7,7 @@ use axum::response::Response;
 use meshwright_model::Version;
 use meshwright_model::access::Action;
 use meshwright_model::ids::{HostingClusterId, TenantId};
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::release::{Release, ReleaseState};
 use meshwright_store::HostingCluster;
 use meshwright_wire::{AddHostingCluster, FieldError, ImportRelease};
@@ -182,7 +183,7 @@ fn import_error(wrong: FieldError) -> ApiError {
     let charts = wrong.pointer == release_import::CHARTS_POINTER;
     let error = ApiError::from(wrong);
     if charts {
-        error.with_code("charts_refused")
+        error.with_code(ProblemCode::ChartsRefused)
     } else {
         error
     }

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures::stream;
 use jiff::{SignedDuration, Timestamp};
 use meshwright_model::ids::UpgradeId;
+use meshwright_model::problem::ProblemCode;
 use meshwright_store::{CursorStatus, Session};
 use meshwright_wire::EventList;
 use serde::Deserialize;
@@ -111,7 +112,7 @@ fn events_expired() -> ApiError {
     let days = meshwright_store::EVENT_RETENTION.as_hours() / 24;
     ApiError::new(
         StatusCode::GONE,
-        "events_expired",
+        ProblemCode::EventsExpired,
         format!("Events after this number are gone: they are kept for {days} days."),
         "List what there is, and follow events from the number 0 again, which is the oldest that is kept.",
     )
@@ -122,7 +123,7 @@ fn events_expired() -> ApiError {
 fn cursor_ahead(last: i64) -> ApiError {
     ApiError::new(
         StatusCode::GONE,
-        "events_expired",
+        ProblemCode::EventsExpired,
         format!(
             "No event has this number; the last one is {last}. A backup of the service was restored."
         ),

@@ -4,6 +4,7 @@
 
 use axum::http::StatusCode;
 use meshwright_model::ids::{MeshId, UpgradeId};
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::upgrade::{UpgradeState, Verb};
 use meshwright_store::Tx;
 use meshwright_wire::DeleteOptions;
@@ -26,9 +27,8 @@ pub(crate) fn force_reason(options: &DeleteOptions) -> Result<Option<&str>> {
     }
     let reason = options.reason.as_deref().map(str::trim).unwrap_or_default();
     if reason.is_empty() {
-        return Err(
-            ApiError::invalid_field("/reason", "force needs a reason").with_code("reason_missing")
-        );
+        return Err(ApiError::invalid_field("/reason", "force needs a reason")
+            .with_code(ProblemCode::ReasonMissing));
     }
     if reason.chars().count() > MAX_REASON_CHARS || reason.chars().any(char::is_control) {
         let rule = format!("1 to {MAX_REASON_CHARS} characters in one line");
@@ -46,7 +46,7 @@ pub(crate) async fn check_no_upgrade_under_way(tx: &mut Tx<'_>, mesh: MeshId) ->
     let state = tx.get_upgrade(upgrade).await?.state;
     Err(ApiError::new(
         StatusCode::CONFLICT,
-        "mesh_busy",
+        ProblemCode::MeshBusy,
         format!(
             "The mesh is being changed by {upgrade}, which is {}.",
             state.as_str()

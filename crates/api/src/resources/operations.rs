@@ -8,6 +8,7 @@ use meshwright_model::ClosedSet;
 use meshwright_model::access::{Action, Scope};
 use meshwright_model::ids::{OperationId, UpgradeId};
 use meshwright_model::operation::{OperationKind, Signal};
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::upgrade::Verb;
 use meshwright_store::Tx;
 use meshwright_wire::{Operation, OperationList};
@@ -166,7 +167,7 @@ pub(crate) async fn operation_action(
     if found.state.is_terminal() {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
-            "operation_ended",
+            ProblemCode::OperationEnded,
             format!("It has {}.", found.state.as_str()),
             "There is nothing left to ask of it.",
         ));
@@ -214,7 +215,7 @@ fn stage_of_upgrade_error(upgrade: &meshwright_store::Upgrade, wish: Signal) -> 
     };
     ApiError::new(
         StatusCode::CONFLICT,
-        "stage_of_an_upgrade",
+        ProblemCode::StageOfAnUpgrade,
         "This operation is a stage of an upgrade.",
         hint,
     )

@@ -1,6 +1,7 @@
 //! Prepares what the rules about releases need: the release, and the Kubernetes versions of members.
 
 use meshwright_model::Version;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::release::Release;
 use meshwright_model::rules::{Reason, Severity};
 use meshwright_store::Tx;
@@ -12,7 +13,7 @@ pub(crate) async fn find_release(tx: &mut Tx<'_>, version: &Version) -> Result<R
     let releases = tx.list_releases().await?;
     let absent = || {
         ApiError::invalid_field("/version", format!("{version} is not in the catalogue"))
-            .with_code("version_not_in_catalogue")
+            .with_code(ProblemCode::VersionNotInCatalogue)
     };
     releases
         .into_iter()

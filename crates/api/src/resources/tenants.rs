@@ -11,6 +11,7 @@ use meshwright_model::ClosedSet;
 use meshwright_model::access::{Action, Role};
 use meshwright_model::fleet::TenantState;
 use meshwright_model::ids::{KeyId, TenantId};
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::quota::{QuotaResource, Quotas};
 use meshwright_store::{ApiKeyToken, NewApiKey, NewTenant, Page, StoreError};
 use meshwright_wire::{
@@ -254,7 +255,7 @@ pub(crate) async fn delete_tenant(
         let hint = "Suspend it, or have its owners delete them first.";
         return Err(ApiError::new(
             StatusCode::CONFLICT,
-            "tenant_in_use",
+            ProblemCode::TenantInUse,
             detail,
             hint,
         ));

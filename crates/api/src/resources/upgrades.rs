@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use meshwright_model::access::{Action, Scope};
 use meshwright_model::ids::{MeshId, UpgradeId};
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::rules::{Strategy, UpgradeContext, assess_upgrade, is_allowed};
 use meshwright_model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
 use meshwright_model::{ClosedSet, Version};
@@ -50,7 +51,7 @@ pub(crate) async fn create_upgrade(
     if mesh.state != MeshState::Ready {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
-            "mesh_not_ready",
+            ProblemCode::MeshNotReady,
             format!("The mesh is {}.", mesh.state.as_str()),
             "Wait until it is ready.",
         ));
@@ -128,7 +129,7 @@ async fn resolve_upgrade(
         let hint = "GET /v1/meshes/{mesh_id}/upgrade-options lists where this mesh can go, and by which stops.";
         return Err(ApiError::new(
             StatusCode::CONFLICT,
-            "upgrade_refused",
+            ProblemCode::UpgradeRefused,
             format!("{}.", blocking_messages(&reasons)),
             hint,
         ));
@@ -142,7 +143,7 @@ async fn resolve_upgrade(
         let hint = "Upgrade in place, or to another community version.";
         return Err(ApiError::new(
             StatusCode::CONFLICT,
-            "revision_name_taken",
+            ProblemCode::RevisionNameTaken,
             format!("The current revision is called {revision} already."),
             hint,
         ));
@@ -299,7 +300,7 @@ async fn apply_verb(
         let hint = "Read the upgrade, look at it, and send its ETag as If-Match.";
         return Err(ApiError::new(
             StatusCode::PRECONDITION_REQUIRED,
-            "if_match_missing",
+            ProblemCode::IfMatchMissing,
             "This verb needs If-Match.",
             hint,
         ));

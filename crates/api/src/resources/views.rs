@@ -18,7 +18,7 @@ pub(crate) use data_plane::data_plane;
 /// Converts a problem of an operation or a cluster.
 fn problem_view(problem: &meshwright_model::operation::Problem) -> OperationProblem {
     OperationProblem {
-        code: problem.code.clone(),
+        code: problem.code.to_string(),
         message: problem.message.clone(),
         hint: problem.hint.clone(),
     }
@@ -79,7 +79,7 @@ pub(crate) fn cluster(
 /// Converts a finding.
 fn finding(finding: &Finding) -> meshwright_wire::Finding {
     meshwright_wire::Finding {
-        code: finding.code.clone(),
+        code: finding.code.to_string(),
         severity: finding.severity.into(),
         object: finding.object.clone(),
         message: finding.message.clone(),

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::SignedDuration;
 use meshwright_model::access::Action;
 use meshwright_model::ids::WebhookId;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::quota::QuotaResource;
 use meshwright_model::webhook::{self, MAX_EVENT_KINDS};
 use meshwright_store::{NewWebhook, Tx};
@@ -322,7 +323,7 @@ pub(crate) async fn test_webhook(
         let said = format!("{} is switched off, so nothing is sent.", found.name);
         return Err(ApiError::new(
             StatusCode::CONFLICT,
-            "webhook_disabled",
+            ProblemCode::WebhookDisabled,
             said,
             "Switch it on first.",
         ));

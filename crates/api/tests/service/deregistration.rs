@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use meshwright_model::operation::Problem;
+use meshwright_model::problem::ProblemCode;
 use serde_json::{Value, json};
 
 use crate::leaving::{Stage, forced, left};
@@ -41,7 +42,7 @@ async fn state(stage: &Stage, cluster: &str) -> Option<String> {
 
 fn silent() -> Problem {
     Problem::new(
-        "cluster_unreachable",
+        ProblemCode::ClusterUnreachable,
         "c2 does not answer.",
         "Bring it back.",
     )

@@ -11,6 +11,7 @@ use meshwright_api::{App, Rate, Rates};
 use meshwright_model::Clock;
 use meshwright_model::access::{Action, Role, Scope};
 use meshwright_model::ids::{KeyId, TenantId};
+use meshwright_model::problem::ProblemCode;
 use meshwright_store::{AccessFilter, ApiKeyToken, ListFilter, NewApiKey, Page, Store};
 use meshwright_testkit::Fleet;
 use serde_json::{Value, json};
@@ -91,7 +92,7 @@ impl Service {
                     Ok(("https://c.example".into(), b"stored".to_vec()))
                 } else {
                     Err((
-                        "kubeconfig_refused",
+                        ProblemCode::KubeconfigRefused,
                         "users.exec would run a program here".into(),
                     ))
                 }

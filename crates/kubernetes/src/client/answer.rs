@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use http::{Response, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::ClusterError;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -19,36 +20,37 @@ pub(super) enum CallError {
     /// The fencing token's deadline has passed.
     Expired,
     /// The cluster did not answer (problem code, cause); trying again may help.
-    Unreachable(&'static str, &'static str),
+    Unreachable(ProblemCode, &'static str),
     /// The answer exceeds a limit or is unreadable (problem code, cause); trying again does not
     /// help.
-    InvalidResponse(&'static str, String),
+    InvalidResponse(ProblemCode, String),
     /// The cluster answered with an error status.
     Status(ErrorStatus),
 }
 
 /// An answer began but did not end in time.
 pub(super) const RESPONSE_TOO_SLOW: CallError = CallError::Unreachable(
-    "answer_too_slow",
+    ProblemCode::AnswerTooSlow,
     "its answer did not come to an end in time",
 );
 /// No answer began in time.
-const NO_RESPONSE: CallError = CallError::Unreachable("cluster_unreachable", "no answer in time");
+const NO_RESPONSE: CallError =
+    CallError::Unreachable(ProblemCode::ClusterUnreachable, "no answer in time");
 /// The connection failed, before or within an answer.
 const CONNECTION_FAILED: CallError =
-    CallError::Unreachable("cluster_unreachable", "the connection failed");
+    CallError::Unreachable(ProblemCode::ClusterUnreachable, "the connection failed");
 
 impl CallError {
     pub(super) fn unreadable_response() -> Self {
         Self::InvalidResponse(
-            "answer_unreadable",
+            ProblemCode::AnswerUnreadable,
             "its answer is no JSON of an API server".into(),
         )
     }
 
     pub(super) fn response_too_large(bytes: usize) -> Self {
         Self::InvalidResponse(
-            "answer_too_large",
+            ProblemCode::AnswerTooLarge,
             format!("its answer is larger than {bytes} bytes"),
         )
     }
@@ -69,12 +71,12 @@ impl CallError {
         );
         match ConnectError::find_in(error) {
             Some(ConnectError::Forbidden) => Self::InvalidResponse(
-                "address_refused",
+                ProblemCode::AddressRefused,
                 "its address is loopback, private or link-local; the operator can allow the network".into(),
             ),
-            Some(ConnectError::Unresolved(_)) => Self::Unreachable("cluster_unreachable", "its name does not resolve"),
+            Some(ConnectError::Unresolved(_)) => Self::Unreachable(ProblemCode::ClusterUnreachable, "its name does not resolve"),
             Some(ConnectError::Unreachable) => {
-                Self::Unreachable("cluster_unreachable", "no address accepts a connection")
+                Self::Unreachable(ProblemCode::ClusterUnreachable, "no address accepts a connection")
             }
             Some(ConnectError::TooSlow) => NO_RESPONSE,
             None => CONNECTION_FAILED,
@@ -108,14 +110,14 @@ impl CallError {
             // begins again.
             StatusCode::CONFLICT | StatusCode::GONE => ClusterError::Changed { place },
             StatusCode::UNAUTHORIZED => refused(
-                "credential_expired",
+                ProblemCode::CredentialExpired,
                 "the credential is not valid any more".to_owned(),
             ),
-            StatusCode::FORBIDDEN => refused("permission_missing", refusal.message),
+            StatusCode::FORBIDDEN => refused(ProblemCode::PermissionMissing, refusal.message),
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 ClusterError::unreachable(place, format!("it answered {}", status.as_u16()))
             }
-            _ => refused("cluster_refused", refusal.message),
+            _ => refused(ProblemCode::ClusterRefused, refusal.message),
         }
     }
 }

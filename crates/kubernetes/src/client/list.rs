@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use http::{Method, StatusCode};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::ClusterError;
 use serde_json::Value;
 
@@ -43,8 +44,10 @@ impl ClusterClient {
         query: &str,
         keep: impl Fn(&Value) -> T + Send + Sync,
     ) -> Result<ObjectList<T>, ClusterError> {
-        let slow =
-            CallError::Unreachable("list_too_slow", "its list did not come to an end in time");
+        let slow = CallError::Unreachable(
+            ProblemCode::ListTooSlow,
+            "its list did not come to an end in time",
+        );
         let listed = tokio::time::timeout(
             self.limits().list_timeout,
             self.list_pages(path, query, &keep),
@@ -67,7 +70,7 @@ impl ClusterClient {
         let limits = self.limits();
         let too_long = || {
             CallError::InvalidResponse(
-                "list_too_long",
+                ProblemCode::ListTooLong,
                 "its list has more than a list may have".into(),
             )
         };
@@ -91,7 +94,7 @@ impl ClusterClient {
                 Err(failure) if failure.http_status() == Some(StatusCode::NOT_FOUND) => {
                     return Ok(listed);
                 }
-                Err(CallError::InvalidResponse("answer_too_large", _))
+                Err(CallError::InvalidResponse(ProblemCode::AnswerTooLarge, _))
                     if size > SMALL_LIST_PAGE_SIZE =>
                 {
                     size = SMALL_LIST_PAGE_SIZE;
@@ -115,7 +118,7 @@ impl ClusterClient {
             }
             if !tokens.insert(page.next.clone()) {
                 return Err(CallError::InvalidResponse(
-                    "list_repeats",
+                    ProblemCode::ListRepeats,
                     "its list comes back to a page that it had before".into(),
                 ));
             }

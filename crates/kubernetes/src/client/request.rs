@@ -1,6 +1,7 @@
 //! Builds requests, sends them and reads the answers. Each part of a path must be a plain name.
 
 use http::{Method, Request};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::FencingToken;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -67,7 +68,7 @@ impl ClusterClient {
                 "request not sent: a part of its path is no valid name"
             );
             CallError::InvalidResponse(
-                "cluster_refused",
+                ProblemCode::ClusterRefused,
                 "a name in it makes no path of an API".into(),
             )
         })

@@ -1,6 +1,7 @@
 //! Creates, changes and deletes objects. A fencing token ends each write at its deadline.
 
 use http::{Method, StatusCode};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::{ClusterError, FencingToken};
 use serde_json::{Value, json};
 
@@ -51,7 +52,7 @@ impl ClusterClient {
             Err(CallError::Status(refusal)) if refusal.status.is_server_error() => {
                 Err(ClusterError::Refused {
                     place: self.cluster_name().into(),
-                    code: "webhook_failed",
+                    code: ProblemCode::WebhookFailed,
                     cause: refusal.message,
                 })
             }

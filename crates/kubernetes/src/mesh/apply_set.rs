@@ -12,6 +12,7 @@
 //! the change began with.
 
 use meshwright_model::plan::Target;
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::{
     ClusterError, Fence, FencingToken, ObjectVersion, Observed, Readiness,
 };
@@ -298,7 +299,7 @@ fn owns_namespace(target: &Target) -> bool {
 fn foreign_object_error(client: &ClusterClient, cause: &str) -> ClusterError {
     ClusterError::Refused {
         place: client.cluster_name().to_owned(),
-        code: "foreign_istio",
+        code: ProblemCode::ForeignIstio,
         cause: cause.to_owned(),
     }
 }

@@ -1,6 +1,7 @@
 //! Builds the objects of a control plane in the hosting cluster, and observes its replicas.
 
 use meshwright_model::operation::Problem;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::{RevisionName, Version};
 use meshwright_rollout::ports::{ClusterError, FencingToken, Readiness};
 use serde_json::{Value, json};
@@ -34,11 +35,17 @@ impl KubernetesMesh {
         value: &str,
         permit: &FencingToken,
     ) -> Result<Vec<Value>, ClusterError> {
-        let nobody = || render_refused(&Problem::new("no_members", "the mesh has no member", ""));
+        let nobody = || {
+            render_refused(&Problem::new(
+                ProblemCode::NoMembers,
+                "the mesh has no member",
+                "",
+            ))
+        };
         let config = self.config.members.first().ok_or_else(nobody)?;
         let unknown = |_| {
             render_refused(&Problem::new(
-                "unknown_version",
+                ProblemCode::UnknownVersion,
                 format!("{value} is no version"),
                 "",
             ))

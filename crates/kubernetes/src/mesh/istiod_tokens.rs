@@ -3,6 +3,7 @@
 
 use meshwright_model::Name;
 use meshwright_model::operation::Problem;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::upgrade::Finding;
 use meshwright_rollout::ports::{ClusterError, FencingToken};
 use secrecy::ExposeSecret;
@@ -170,7 +171,7 @@ impl MemberCluster {
 async fn is_credential_refused(client: &ClusterClient) -> Result<bool, ClusterError> {
     match client.get("/version").await {
         Err(ClusterError::Refused {
-            code: "credential_expired",
+            code: ProblemCode::CredentialExpired,
             ..
         }) => Ok(true),
         Ok(_) => Ok(false),

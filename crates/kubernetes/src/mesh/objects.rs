@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshwright_model::operation::Problem;
 use meshwright_model::plan::Target;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::RevisionName;
 use meshwright_rollout::ports::{ClusterError, FencingToken};
 use serde_json::{Value, json};
@@ -207,7 +208,7 @@ fn address_service_name(revision: &RevisionName) -> String {
 pub(super) fn render_refused(problem: &Problem) -> ClusterError {
     ClusterError::Refused {
         place: "the renderer".into(),
-        code: "render_failed",
+        code: ProblemCode::RenderFailed,
         cause: problem.message.clone(),
     }
 }

@@ -4,6 +4,7 @@ use meshwright_model::injection::{NamespaceLabels, PodLabels};
 use meshwright_model::observation::RestartBlocker;
 use meshwright_model::operation::Problem;
 use meshwright_model::plan::{Sidecar, WorkloadKind, WorkloadRef};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL};
 use meshwright_rollout::ports::{ObjectVersion, Readiness};
 use serde_json::Value;
@@ -209,7 +210,7 @@ fn deadline_problem(workload: &WorkloadRef, object: &Value) -> Option<Problem> {
     })?;
     let hint = "Look at the workload's pods; retry when they can become ready, or roll back.";
     Some(Problem::new(
-        "workload_not_ready",
+        ProblemCode::WorkloadNotReady,
         format!("{workload} exceeded its progress deadline."),
         hint,
     ))

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshwright_model::Name;
 use meshwright_model::operation::Problem;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::switch::Switches;
 use meshwright_model::version::{RevisionName, Version};
 use meshwright_rollout::ports::{ClusterError, Readiness};
@@ -26,7 +27,7 @@ impl KubernetesMesh {
     ) -> Result<Vec<Value>, ClusterError> {
         let version: Version = value.parse().map_err(|_| {
             render_refused(&Problem::new(
-                "unknown_version",
+                ProblemCode::UnknownVersion,
                 format!("{value} is no version"),
                 "",
             ))
@@ -82,7 +83,7 @@ impl KubernetesMesh {
             .map(|version| version.revision_name());
         let revision = revision.map_err(|_| {
             render_refused(&Problem::new(
-                "unknown_version",
+                ProblemCode::UnknownVersion,
                 format!("{value} is no version"),
                 "",
             ))

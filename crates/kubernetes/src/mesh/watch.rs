@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use meshwright_model::Name;
 use meshwright_model::plan::{WorkloadKind, WorkloadRef};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::{ClusterError, ObjectVersion, ObservedWorkload};
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -299,7 +300,7 @@ impl KindWatch {
         let cause = "it has more workloads or pods than are followed".to_owned();
         Err(ClusterError::Refused {
             place: self.client.cluster_name().to_owned(),
-            code: "list_too_long",
+            code: ProblemCode::ListTooLong,
             cause,
         })
     }

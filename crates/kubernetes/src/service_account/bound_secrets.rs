@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use jiff::Timestamp;
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::{ClusterError, FencingToken};
 use serde_json::{Value, json};
 
@@ -138,7 +139,7 @@ impl<'a> BoundSecrets<'a> {
         let answer = client.create(&path, &request, permit).await?;
         let minted = parse_issued_token(&answer).ok_or_else(|| ClusterError::Refused {
             place: client.cluster_name().to_owned(),
-            code: "token_unusable",
+            code: ProblemCode::TokenUnusable,
             cause: "its answer to a request for a token holds none that can be sent".into(),
         })?;
         Ok((serial, minted))

@@ -10,6 +10,7 @@ use meshwright_kubernetes::resolver::Resolver;
 use meshwright_kubernetes::{
     AddressPolicy, ClusterClient, Credential, CredentialSource, ResponseLimits,
 };
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::ClusterError;
 use serde_json::json;
 
@@ -126,7 +127,7 @@ async fn a_name_that_moves_to_a_refused_address_is_refused_in_every_disguise() {
             matches!(
                 answer,
                 Err(ClusterError::Refused {
-                    code: "address_refused",
+                    code: ProblemCode::AddressRefused,
                     ..
                 })
             ),
@@ -143,7 +144,7 @@ async fn a_name_that_does_not_resolve_is_a_silent_cluster_also_when_the_door_is_
     assert!(matches!(
         said(&client).await,
         Err(ClusterError::Unreachable {
-            code: "cluster_unreachable",
+            code: ProblemCode::ClusterUnreachable,
             ..
         })
     ));
@@ -160,7 +161,7 @@ async fn a_literal_address_that_is_not_allowed_is_refused_before_anything_is_cal
         matches!(
             opened,
             Err(ClusterError::Refused {
-                code: "address_refused",
+                code: ProblemCode::AddressRefused,
                 ..
             })
         ),
@@ -207,7 +208,7 @@ async fn a_claim_that_outlives_a_credential_goes_on_with_the_next_one() {
         matches!(
             answer,
             Err(ClusterError::Refused {
-                code: "credential_expired",
+                code: ProblemCode::CredentialExpired,
                 ..
             })
         ),

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use meshwright_kubernetes::{ClusterClient, ResponseLimits};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::ClusterError;
 use serde_json::json;
 
@@ -22,15 +23,14 @@ fn limits() -> ResponseLimits {
     }
 }
 
-fn code(error: &ClusterError) -> &'static str {
+fn code(error: &ClusterError) -> ProblemCode {
     match error {
-        ClusterError::Unreachable { code, .. } | ClusterError::Refused { code, .. } => code,
-        ClusterError::Changed { .. } => "changed",
-        ClusterError::Expired => "expired",
+        ClusterError::Unreachable { code, .. } | ClusterError::Refused { code, .. } => *code,
+        ClusterError::Changed { .. } | ClusterError::Expired => panic!("{error:?}"),
     }
 }
 
-async fn listed(client: &ClusterClient) -> &'static str {
+async fn listed(client: &ClusterClient) -> ProblemCode {
     code(
         &client
             .list("/api/v1/pods", "")
@@ -50,7 +50,7 @@ async fn a_list_that_always_has_another_page_ends_with_its_code() {
     .await;
     assert_eq!(
         listed(&client(&cluster, within(limits()))).await,
-        "list_too_long"
+        ProblemCode::ListTooLong
     );
     assert_eq!(cluster.asked().len(), 5, "as many pages as a list may have");
 }
@@ -66,7 +66,7 @@ async fn a_list_that_comes_back_to_a_page_ends_at_once() {
     .await;
     assert_eq!(
         listed(&client(&cluster, within(limits()))).await,
-        "list_repeats"
+        ProblemCode::ListRepeats
     );
     assert_eq!(
         cluster.asked().len(),
@@ -82,7 +82,7 @@ async fn a_page_with_more_objects_than_a_list_may_have_is_refused_while_it_is_pa
             .await;
     assert_eq!(
         listed(&client(&cluster, within(limits()))).await,
-        "list_too_long"
+        ProblemCode::ListTooLong
     );
 }
 
@@ -92,9 +92,9 @@ async fn a_body_without_an_end_is_cut_off_and_never_held() {
     let client = client(&cluster, within(limits()));
     assert_eq!(
         code(&client.get("/version").await.expect_err("no end")),
-        "answer_too_large"
+        ProblemCode::AnswerTooLarge
     );
-    assert_eq!(listed(&client).await, "answer_too_large");
+    assert_eq!(listed(&client).await, ProblemCode::AnswerTooLarge);
     let sent = cluster.sent();
     assert!(
         sent < 64 * 1024 * 1024,
@@ -114,9 +114,9 @@ async fn a_body_that_drips_ends_with_the_time_of_a_call() {
     );
     assert_eq!(
         code(&client.get("/version").await.expect_err("no end")),
-        "answer_too_slow"
+        ProblemCode::AnswerTooSlow
     );
-    assert_eq!(listed(&client).await, "answer_too_slow");
+    assert_eq!(listed(&client).await, ProblemCode::AnswerTooSlow);
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn a_list_whose_pages_are_slow_together_ends_with_the_time_of_a_list() {
     };
     assert_eq!(
         listed(&client(&cluster, within(limits))).await,
-        "list_too_slow"
+        ProblemCode::ListTooSlow
     );
 }
 
@@ -142,7 +142,7 @@ async fn an_answer_that_is_no_json_ends_with_its_code() {
     let client = client(&cluster, within(limits()));
     assert_eq!(
         code(&client.get("/version").await.expect_err("no JSON")),
-        "answer_unreadable"
+        ProblemCode::AnswerUnreadable
     );
 }
 
@@ -195,7 +195,7 @@ async fn a_refusal_is_told_in_our_words_and_text_is_cleaned_where_it_enters() {
         refused,
         ClusterError::Refused {
             place: "c".into(),
-            code: "permission_missing",
+            code: ProblemCode::PermissionMissing,
             cause: "the admission webhook p.example.com denied it".into()
         }
     );

@@ -8,6 +8,7 @@ use meshwright_kubernetes::{
     ResponseLimits,
 };
 use meshwright_model::plan::{WorkloadKind, WorkloadRef};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::{ClusterError, MeshClusters, Usage};
 use serde_json::{Value, json};
 
@@ -203,7 +204,7 @@ async fn an_event_of_a_watch_without_an_end_is_cut_off() {
         matches!(
             error,
             ClusterError::Refused {
-                code: "answer_too_large",
+                code: ProblemCode::AnswerTooLarge,
                 ..
             }
         ),

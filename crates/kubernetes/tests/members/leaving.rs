@@ -6,6 +6,7 @@ use meshwright_kubernetes::leave::remove_account;
 use meshwright_kubernetes::registration::{RegistrationRequest, register_cluster};
 use meshwright_kubernetes::{Account, ClusterClient};
 use meshwright_model::leftover::AccountRemoval;
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::{AccountPresence, ClusterError};
 
 use super::fake::{FakeCluster, open, rules};
@@ -71,7 +72,7 @@ async fn a_refused_credential_does_not_say_that_our_account_is_gone_before_its_r
             matches!(
                 refused,
                 Err(ClusterError::Refused {
-                    code: "credential_expired",
+                    code: ProblemCode::CredentialExpired,
                     ..
                 })
             ),

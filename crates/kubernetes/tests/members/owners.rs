@@ -8,6 +8,7 @@ use meshwright_kubernetes::{
 };
 use meshwright_model::ids::OperationId;
 use meshwright_model::plan::Target;
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::{
     ClusterError, Deadline, FencingToken, MeshClusters, ObjectVersion,
 };
@@ -149,7 +150,7 @@ async fn a_webhook_that_another_mesh_or_another_istio_holds_is_neither_seen_as_o
                     matches!(
                         refused,
                         Err(ClusterError::Refused {
-                            code: "foreign_istio",
+                            code: ProblemCode::ForeignIstio,
                             ..
                         })
                     ),

@@ -11,6 +11,7 @@ use meshwright_kubernetes::{
     Account, AddressPolicy, ClusterClient, Credential, MemberCluster, PreviousCredential,
     ResponseLimits,
 };
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::ClusterError;
 use serde_json::json;
 
@@ -134,7 +135,7 @@ async fn a_token_that_no_request_can_carry_ends_the_registration_with_a_problem(
         let refused = register_cluster(&wanted(1, None), &cluster.administrator(), &rules())
             .await
             .expect_err("no token");
-        assert_eq!(refused.code, "token_unusable");
+        assert_eq!(refused.code, ProblemCode::TokenUnusable);
     }
 }
 
@@ -170,7 +171,7 @@ async fn a_cluster_that_names_no_identity_of_its_own_is_refused_before_anything_
         let refused = read_cluster_uid(&wanted(1, None), &cluster.administrator(), &rules())
             .await
             .expect_err("no identity");
-        assert_eq!(refused.code, "cluster_refused", "{uid:?}");
+        assert_eq!(refused.code, ProblemCode::ClusterRefused, "{uid:?}");
         assert!(cluster.writes().is_empty());
     }
 }
@@ -189,7 +190,7 @@ async fn everything_that_a_former_istio_left_is_named_with_the_command_that_remo
     let refused = register_cluster(&wanted(1, None), &cluster.administrator(), &rules())
         .await
         .expect_err("leftovers");
-    assert_eq!(refused.code, "foreign_istio");
+    assert_eq!(refused.code, ProblemCode::ForeignIstio);
     for name in ["istiod-default-validator", "istio-validator-istio-system"] {
         assert!(refused.message.contains(name), "{}", refused.message);
     }
@@ -225,9 +226,9 @@ async fn a_webhook_of_somebody_else_that_does_not_answer_is_a_finding_and_no_obs
     let found = member.list_findings().await;
     assert_eq!(found.len(), 1);
     assert_eq!(
-        (found[0].code.as_str(), found[0].object.as_str()),
+        (found[0].code.known(), found[0].object.as_str()),
         (
-            "webhook_silent",
+            Some(ProblemCode::WebhookSilent),
             "mutatingwebhookconfiguration/image-scanner"
         )
     );
@@ -278,5 +279,5 @@ fn an_object_that_another_worker_changed_is_not_done_yet_and_no_silence_of_the_c
     assert_eq!(problem_unless_changed(Ok(true)), Ok(true));
     let silent = problem_unless_changed(Err(ClusterError::unreachable("c", "no answer in time")))
         .expect_err("a silence");
-    assert_eq!(silent.code, "cluster_unreachable");
+    assert_eq!(silent.code, ProblemCode::ClusterUnreachable);
 }

@@ -8,7 +8,7 @@ use super::*;
 fn finding(severity: Severity) -> Finding {
     Finding {
         severity,
-        code: "x".into(),
+        code: ProblemCode::TagSplit.into(),
         object: String::new(),
         message: String::new(),
         hint: String::new(),
@@ -58,7 +58,7 @@ fn every_state() -> Vec<(&'static str, UpgradeState)> {
         (
             "restoring",
             S::Restoring {
-                problem: Problem::new("x", "", ""),
+                problem: Problem::new(ProblemCode::TagSplit, "", ""),
             },
         ),
         ("rolling", S::Rolling),
@@ -173,7 +173,7 @@ fn the_policy_auto_needs_nobody() {
 #[test]
 fn a_paused_stage_goes_on_where_it_stood() {
     let (state, _) = UpgradeState::Promoting.on_outcome(
-        StageOutcome::Paused(Problem::new("tag_split", "", "")),
+        StageOutcome::Paused(Problem::new(ProblemCode::TagSplit, "", "")),
         choice(false, 0),
         Timestamp::UNIX_EPOCH,
     );
@@ -185,7 +185,7 @@ fn a_paused_stage_goes_on_where_it_stood() {
 
 #[test]
 fn a_promotion_that_fails_is_restored_and_waits_for_a_person_even_by_the_policy_auto() {
-    let problem = Problem::new("permission_missing", "", "");
+    let problem = Problem::new(ProblemCode::PermissionMissing, "", "");
     let auto = choice(true, 0);
     let (state, effect) = UpgradeState::Promoting.on_outcome(
         StageOutcome::Failed(problem.clone()),
@@ -234,7 +234,7 @@ enum Happening {
 }
 
 fn happening() -> impl proptest::strategy::Strategy<Value = Happening> {
-    let problem = || Problem::new("x", "", "");
+    let problem = || Problem::new(ProblemCode::TagSplit, "", "");
     let outcomes = vec![
         StageOutcome::Succeeded,
         StageOutcome::Found(vec![finding(Severity::Warn)]),
@@ -274,7 +274,7 @@ proptest! {
 
 #[test]
 fn a_pause_within_a_pause_that_an_earlier_release_stored_is_read_as_one() {
-    let inner = serde_json::json!({ "state": "paused", "from": { "state": "rolling" }, "problem": Problem::new("x", "", "") });
+    let inner = serde_json::json!({ "state": "paused", "from": { "state": "rolling" }, "problem": Problem::new(ProblemCode::TagSplit, "", "") });
     let outer = serde_json::json!({ "state": "paused", "from": inner, "problem": Problem::paused_by_user() });
     assert_eq!(
         serde_json::from_value::<UpgradeState>(outer).expect("a state"),

@@ -1,7 +1,6 @@
 //! Checks the decisions about a step and the limits of waiting.
 
 use super::*;
-use crate::ports::CLUSTER_UNREACHABLE_CODE;
 
 fn unused() -> Step {
     Step::AwaitUnused {
@@ -55,7 +54,7 @@ fn slowness_is_waited_for_like_silence_and_keeps_its_own_code() {
         let (place, cause) = ("c2".to_owned(), "slow".to_owned());
         let error = ClusterError::Unreachable {
             place,
-            code: "answer_too_slow",
+            code: ProblemCode::AnswerTooSlow,
             cause,
         };
         decide(
@@ -90,7 +89,7 @@ fn a_silent_cluster_pauses_after_its_timeout_and_not_before() {
     };
     assert!(matches!(silent(1), Decision::Wait(_)));
     assert!(
-        matches!(silent(3), Decision::Pause(problem) if problem.code == CLUSTER_UNREACHABLE_CODE)
+        matches!(silent(3), Decision::Pause(problem) if problem.code == ProblemCode::ClusterUnreachable)
     );
 }
 

@@ -8,6 +8,7 @@ use meshwright_model::network;
 use meshwright_model::observation::{
     MemberObservation, NamespaceObservation, Observation, RestartBlocker, WorkloadObservation,
 };
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::rules::Severity;
 use meshwright_model::upgrade::{Finding, LabelPolicy};
 
@@ -77,7 +78,7 @@ pub fn collect_findings(layout: &MeshTopology, evidence: &PrecheckInput) -> Vec<
 fn probe_refused_finding(member: &Name) -> Finding {
     new_finding(
         Severity::Block,
-        "probe_refused",
+        ProblemCode::ProbeRefused,
         member.to_string(),
         "The cluster refuses the pod that dry runs are made with, so no stage could prove that injection works.",
         "Exempt pods with the label meshwright.dev/probe=true in the mesh's namespace from the policy; nothing is ever created.",
@@ -91,7 +92,7 @@ fn local_services_finding(layout: &MeshTopology) -> Option<Finding> {
         let alone: Vec<&str> = network::members_without_gateway(&layout.members).iter().map(Name::as_str).collect();
         new_finding(
             Severity::Note,
-            "services_stay_local",
+            ProblemCode::ServicesStayLocal,
             alone.join(", "),
             "Their networks have no gateway, so every service is answered by the cluster of its caller only.",
             "Call a service of another cluster by an address of its own, outside the mesh.",
@@ -101,7 +102,7 @@ fn local_services_finding(layout: &MeshTopology) -> Option<Finding> {
 
 fn new_finding(
     severity: Severity,
-    code: &str,
+    code: ProblemCode,
     object: String,
     message: &str,
     hint: &str,
@@ -119,7 +120,7 @@ fn new_finding(
 fn foreign_istio_finding(member: &MemberObservation, name: &str) -> Finding {
     new_finding(
         Severity::Block,
-        "foreign_istio",
+        ProblemCode::ForeignIstio,
         format!("{}: {name}", member.member),
         "A webhook of an Istio that is not ours would inject the same pods, or refuse the same resources.",
         &format!(
@@ -133,7 +134,7 @@ fn foreign_istio_finding(member: &MemberObservation, name: &str) -> Finding {
 fn pinned_resource_finding(resource: &str) -> Finding {
     new_finding(
         Severity::Block,
-        "resource_names_revision",
+        ProblemCode::ResourceNamesRevision,
         resource.to_owned(),
         "It names the revision that will be removed, and no other one would read it.",
         "Take the label istio.io/rev off, or put it on the new revision's name once that is up.",
@@ -155,7 +156,7 @@ fn label_finding(
     (names && moves && layout.label_policy == LabelPolicy::Block).then(|| {
         new_finding(
             Severity::Block,
-            "label_names_revision",
+            ProblemCode::LabelNamesRevision,
             format!("{}: namespace {}", member.member, namespace.name),
             "Its label names the revision that will be removed, and the upgrade was asked not to touch it.",
             "Label it stable, or plan the upgrade with the policy relabel or alias.",
@@ -175,7 +176,7 @@ fn namespace_finding(
         let message = "Both injection labels are set; Istio obeys one and ignores the other.";
         return Some(new_finding(
             Severity::Block,
-            "both_labels",
+            ProblemCode::BothLabels,
             object,
             message,
             &hint,
@@ -190,7 +191,7 @@ fn namespace_finding(
             "The label matches no revision: new pods start without a sidecar, and no error is shown.";
         new_finding(
             Severity::Warn,
-            "no_such_revision",
+            ProblemCode::NoSuchRevision,
             object,
             message,
             "Label it with stable, canary or the name of a revision.",
@@ -210,7 +211,7 @@ fn workload_finding(
         let message = "The pod template names the revision that will be removed; no namespace label can move it.";
         return Some(new_finding(
             Severity::Block,
-            "template_names_revision",
+            ProblemCode::TemplateNamesRevision,
             object,
             message,
             "Let the template name stable, or no revision at all.",
@@ -227,7 +228,7 @@ fn workload_finding(
     let hint = "Restart it yourself after the promotion; the old revision is kept until then.";
     Some(new_finding(
         Severity::Warn,
-        "cannot_restart",
+        ProblemCode::CannotRestart,
         object,
         message,
         hint,
@@ -242,7 +243,7 @@ fn bare_pod_finding(
 ) -> Finding {
     new_finding(
         Severity::Warn,
-        "pod_without_workload",
+        ProblemCode::PodWithoutWorkload,
         format!("{}: pod {}/{pod}", member.member, namespace.name),
         "No workload owns this injected pod, so nothing can restart it.",
         "Recreate it yourself after the promotion; the old revision is kept until then.",

@@ -50,7 +50,7 @@ impl ClusterError {
     pub fn is_lost(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            Self::Refused { code, .. } => is_cluster_lost_code(code),
+            Self::Refused { code, .. } => is_cluster_lost_code(*code),
             Self::Changed { .. } | Self::Expired => false,
         }
     }

@@ -3,6 +3,7 @@
 use meshwright_model::Name;
 use meshwright_model::operation::Problem;
 use meshwright_model::plan::{Sidecar, Stamp, WorkloadRef};
+use meshwright_model::problem::ProblemCode;
 
 use super::{StepCheck, StepContext};
 use crate::ports::{ClusterError, MeshClusters, ObservedWorkload, Readiness};
@@ -65,7 +66,7 @@ fn check_rollout(
                 None => "not injected at all".into(),
             };
             StepCheck::Blocked(Problem::new(
-                "injected_by_another_revision",
+                ProblemCode::InjectedByAnotherRevision,
                 format!(
                     "{workload} in {member} was restarted, and a pod of it came back {found} where {} was wanted.",
                     wanted.revision

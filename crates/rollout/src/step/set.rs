@@ -3,6 +3,7 @@
 use meshwright_model::Version;
 use meshwright_model::operation::Problem;
 use meshwright_model::plan::Target;
+use meshwright_model::problem::ProblemCode;
 
 use super::{StepCheck, StepContext, check_from_readiness};
 use crate::ports::{ClusterError, MeshClusters, Readiness};
@@ -97,7 +98,7 @@ fn foreign_change_problem(
 ) -> Problem {
     let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "absent".into());
     Problem::new(
-        "changed_by_someone_else",
+        ProblemCode::ChangedBySomeoneElse,
         format!(
             "{target} is {} where {} or {} was expected; nothing was written.",
             word(found),

@@ -50,7 +50,7 @@ impl KubernetesClusterProvider {
             }
             // The mesh is faulty, which must not keep its members from being maintained.
             Err(problem) => {
-                tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, code = problem.code, "could not open the mesh; its control planes' access to the member is not maintained");
+                tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, code = problem.code.as_str(), "could not open the mesh; its control planes' access to the member is not maintained");
                 return Ok((member, tended(kubernetes_version, renewed.is_none())));
             }
         };
@@ -94,7 +94,7 @@ fn ignore_other_cluster_errors(
             tracing::warn!(
                 member = member.name.as_str(),
                 place,
-                code,
+                code = code.as_str(),
                 "could not maintain the control planes of the member"
             );
             Ok(false)

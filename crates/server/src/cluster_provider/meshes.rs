@@ -5,6 +5,7 @@ use meshwright_kubernetes::{
 };
 use meshwright_model::ids::{ClusterId, MeshId, TenantId};
 use meshwright_model::operation::Problem;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::release::Release;
 use meshwright_model::upgrade::LabelPolicy;
 use meshwright_model::version::Version;
@@ -23,7 +24,7 @@ impl KubernetesClusterProvider {
             .map_err(store_problem)?;
         let charts = Charts::unpack(&stored.charts).map_err(|_| {
             Problem::new(
-                "release_damaged",
+                ProblemCode::ReleaseDamaged,
                 "The release's charts do not unpack.",
                 "Import it again.",
             )
@@ -95,7 +96,7 @@ impl KubernetesClusterProvider {
         };
         let authority = Authority::from_stored(&authority).map_err(|_| {
             Problem::new(
-                "authority_damaged",
+                ProblemCode::AuthorityDamaged,
                 "The mesh's authority does not open.",
                 "Tell the operator.",
             )
@@ -131,7 +132,7 @@ fn control_plane(
         .find(|release| release.version == revision.version);
     let release = release.ok_or_else(|| {
         Problem::new(
-            "release_missing",
+            ProblemCode::ReleaseMissing,
             "A release of the mesh is not in the catalogue.",
             "Import it again.",
         )

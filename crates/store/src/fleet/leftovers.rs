@@ -5,6 +5,7 @@ use meshwright_model::Clock;
 use meshwright_model::ids::{MeshId, OperationId};
 use meshwright_model::leftover::Leftover;
 use meshwright_model::operation::{OperationKind, OperationState, Problem};
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::upgrade::Verb;
 use serde_json::{Value, json};
 
@@ -164,7 +165,7 @@ impl Tx<'_> {
 fn upgrade_abandoned_problem() -> Problem {
     let message = "An upgrade was abandoned half-way, so that the mesh could be deleted: both revisions may be there.";
     Problem::new(
-        "upgrade_abandoned",
+        ProblemCode::UpgradeAbandoned,
         message,
         "Remove what is there with `meshwright mesh delete`.",
     )

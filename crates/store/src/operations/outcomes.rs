@@ -7,6 +7,7 @@
 use jiff::Timestamp;
 use meshwright_model::ids::{ClusterId, MeshId, OperationId};
 use meshwright_model::operation::{OperationKind, OperationState, Problem};
+use meshwright_model::problem::ProblemCode;
 
 use crate::fleet::mesh::MeshState;
 use crate::{StoreError, Tx};
@@ -64,7 +65,7 @@ impl Tx<'_> {
         let problem = match end {
             OperationState::Failed { problem } => problem.clone(),
             OperationState::Cancelled | OperationState::Superseded => Problem::new(
-                "registration_cancelled",
+                ProblemCode::RegistrationCancelled,
                 "The registration was cancelled.",
                 CANCELLED_REGISTRATION_HINT,
             ),
@@ -96,12 +97,12 @@ impl Tx<'_> {
                 OperationState::Failed { problem },
             ) => problem.clone(),
             (OperationKind::CreateMesh, OperationState::Cancelled) => Problem::new(
-                "creation_cancelled",
+                ProblemCode::CreationCancelled,
                 "The creation was cancelled before the mesh was ready.",
                 INCOMPLETE_MESH_HINT,
             ),
             (OperationKind::DeleteMesh, OperationState::Cancelled) => Problem::new(
-                "deletion_cancelled",
+                ProblemCode::DeletionCancelled,
                 "The deletion was cancelled after parts of the mesh were removed.",
                 INCOMPLETE_MESH_HINT,
             ),

@@ -3,6 +3,7 @@
 
 use meshwright_model::Name;
 use meshwright_model::plan::Target;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::Version;
 use meshwright_rollout::ports::{ClusterError, FencingToken, ObjectVersion, Readiness};
 
@@ -261,7 +262,7 @@ impl State {
         if to.is_some() && self.refused_parts.contains(&key) {
             return Err(ClusterError::Refused {
                 place: target.to_string(),
-                code: "cluster_refused",
+                code: ProblemCode::ClusterRefused,
                 cause: format!("{part}: exceeded quota"),
             });
         }

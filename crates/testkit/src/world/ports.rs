@@ -10,6 +10,7 @@ use meshwright_model::observation::{
 };
 use meshwright_model::operation::Problem;
 use meshwright_model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::RevisionName;
 use meshwright_rollout::ports::{
     ClusterError, Deadline, Fence, FencingToken, LivePod, MeshClusters, ObjectVersion, Observed,
@@ -126,7 +127,7 @@ impl MeshClusters for FakeClusters {
             (0, _) => Readiness::Ready,
             (left, RolloutBehaviour::Healthy) => Readiness::Pending(format!("{left} pods to go")),
             (_, RolloutBehaviour::NeverReady) => Readiness::Failing(Problem::new(
-                "workload_not_ready",
+                ProblemCode::WorkloadNotReady,
                 "the new pods do not become ready",
                 "look at them",
             )),

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use meshwright_model::OpenEnum;
 use meshwright_model::audit::Entry;
 use meshwright_model::credential::DEFAULT_CREDENTIAL_OVERLAP;
 use meshwright_model::ids::ClusterId;
 use meshwright_model::operation::{OperationKind, OperationState, Problem};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::Readiness;
 use meshwright_store::{
     CLUSTER_IDENTITY_CONSTRAINT, IssuedCredential, OperationUpdate, StoreError, Tx, sha256,
@@ -92,14 +94,14 @@ impl Run<'_> {
                     .await
             }
             Ok(Readiness::Pending(reason)) => {
-                self.wait_for_replicas("control_plane_not_ready", reason)
+                self.wait_for_replicas(ProblemCode::ControlPlaneNotReady, reason)
                     .await
             }
             Err(problem) if problem.code == DATABASE_CODE => {
                 return Ok(RunEnd::DatabaseUnavailable);
             }
             Ok(Readiness::Failing(problem)) | Err(problem) => {
-                self.wait_for_replicas(&problem.code, problem.message).await
+                self.wait_for_replicas(problem.code, problem.message).await
             }
         };
         done.map(|()| RunEnd::Released)
@@ -224,7 +226,11 @@ impl Run<'_> {
     /// Waits for the control planes, and fails the operation after the step timeout. The credential
     /// is renewed in either case, and the cluster monitor continues to bring it to the control
     /// planes.
-    async fn wait_for_replicas(&mut self, code: &str, reason: String) -> Result<(), StoreError> {
+    async fn wait_for_replicas(
+        &mut self,
+        code: impl Into<OpenEnum<ProblemCode>>,
+        reason: String,
+    ) -> Result<(), StoreError> {
         if self.time_waited() <= self.engine.settings.timeouts.step {
             return self.release_waiting(reason).await;
         }
@@ -287,14 +293,14 @@ impl Run<'_> {
 fn cluster_registered_already() -> Problem {
     let message = "This cluster is registered already, and a cluster has one registration.";
     let hint = "Use that registration, or delete it first with `meshwright cluster delete`. If it is not yours, ask the operator of the service.";
-    Problem::new("cluster_registered_already", message, hint)
+    Problem::new(ProblemCode::ClusterRegisteredAlready, message, hint)
 }
 
 /// Builds the problem of a cluster that was deregistered while an operation used it.
 pub(super) fn cluster_gone() -> Problem {
     let hint = "Register it again if that was not intended.";
     Problem::new(
-        "cluster_gone",
+        ProblemCode::ClusterGone,
         "The cluster was deregistered meanwhile.",
         hint,
     )
@@ -304,7 +310,7 @@ pub(super) fn cluster_gone() -> Problem {
 pub(crate) fn cluster_unreachable() -> Problem {
     let hint = "See that the cluster's API server answers, then try again.";
     Problem::new(
-        "cluster_unreachable",
+        ProblemCode::ClusterUnreachable,
         "The cluster did not answer in time.",
         hint,
     )

@@ -5,7 +5,8 @@ use jiff::SignedDuration;
 use meshwright_model::audit::Entry;
 use meshwright_model::ids::ClusterId;
 use meshwright_model::leftover::{AccountRemoval, Leftover};
-use meshwright_model::operation::{OperationState, Problem, is_cluster_lost_code};
+use meshwright_model::operation::{OperationState, Problem};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::AccountPresence;
 use meshwright_store::{OperationUpdate, StoreError};
 
@@ -65,7 +66,7 @@ impl Run<'_> {
             Err(problem) if problem.code == DATABASE_CODE => {
                 return Ok(RunEnd::DatabaseUnavailable);
             }
-            Err(problem) if is_cluster_lost_code(&problem.code) => {
+            Err(problem) if problem.is_cluster_lost() => {
                 return self.handle_lost_cluster(cluster, problem).await;
             }
             Err(problem) => self.fail_deregistration(problem).await,
@@ -143,7 +144,7 @@ impl Run<'_> {
     ) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some((leftovers, problem)) = &behind {
-            tracing::info!(cluster.id = %cluster, code = problem.code, "the cluster is left behind, because the deregistration was forced");
+            tracing::info!(cluster.id = %cluster, code = problem.code.as_str(), "the cluster is left behind, because the deregistration was forced");
             tx.record_leftovers(self.claim.operation, leftovers).await?;
         }
         tx.record_audit(self.audit_entry_for(
@@ -178,7 +179,7 @@ impl Run<'_> {
         }
         let message = format!("Our account is not gone from the cluster: {reason}.");
         let hint = "See what keeps the objects in the namespace meshwright-system, then delete the cluster again with `meshwright cluster delete`.";
-        self.fail_deregistration(Problem::new("still_there", message, hint))
+        self.fail_deregistration(Problem::new(ProblemCode::StillThere, message, hint))
             .await
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meshwright_model::operation::{OperationKind, OperationState, Problem, Signal, StepEvent};
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::release::Release;
 use meshwright_model::upgrade::StageOutcome;
 use meshwright_model::webhook::EventKind;
@@ -53,7 +54,7 @@ impl Run<'_> {
         facts: Vec<(i32, StepEvent)>,
     ) -> Result<(), StoreError> {
         let (problem, facts) = self.with_possible_advice(problem, facts);
-        tracing::info!(operation.id = %self.claim.operation, code = problem.code, message = problem.message, "the operation failed");
+        tracing::info!(operation.id = %self.claim.operation, code = problem.code.as_str(), message = problem.message, "the operation failed");
         let state = OperationState::Failed {
             problem: problem.clone(),
         };
@@ -102,7 +103,7 @@ impl Run<'_> {
         problem: Problem,
         facts: Vec<(i32, StepEvent)>,
     ) -> Result<(), StoreError> {
-        tracing::info!(operation.id = %self.claim.operation, code = problem.code, message = problem.message, "the operation was paused");
+        tracing::info!(operation.id = %self.claim.operation, code = problem.code.as_str(), message = problem.message, "the operation was paused");
         self.pause_and_release(problem, facts, None, true).await
     }
 
@@ -297,7 +298,7 @@ async fn gather_precheck_input(
 pub(super) fn mesh_timeout_error() -> ClusterError {
     ClusterError::Unreachable {
         place: "a cluster of the mesh".into(),
-        code: "look_too_slow",
+        code: ProblemCode::LookTooSlow,
         cause: "the look took too long".into(),
     }
 }

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use meshwright_model::operation::{OperationKind, Problem, StepEvent};
 use meshwright_model::plan::{Step, Target};
+use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::decide::{Decision, StepTiming as StepRun, decide};
 use meshwright_rollout::ports::{ClusterError, MeshClusters, ObjectVersion};
 use meshwright_rollout::step::{StepCheck, is_irrevocable};
@@ -366,7 +367,7 @@ impl Run<'_> {
             problem.message
         );
         let hint = format!("Both revisions serve and are protected. {}", problem.hint);
-        self.pause_operation(Problem::new("tag_split", message, hint), facts)
+        self.pause_operation(Problem::new(ProblemCode::TagSplit, message, hint), facts)
             .await
     }
 }
@@ -376,7 +377,7 @@ impl Run<'_> {
 fn step_timeout_error(item: &PlannedStep) -> ClusterError {
     ClusterError::Unreachable {
         place: item.step.to_string(),
-        code: "look_too_slow",
+        code: ProblemCode::LookTooSlow,
         cause: "the look took too long".into(),
     }
 }

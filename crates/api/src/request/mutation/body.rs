@@ -5,6 +5,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Query, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use meshwright_model::audit::Digest;
+use meshwright_model::problem::ProblemCode;
 use meshwright_store::sha256;
 use meshwright_wire::JsonObject;
 use serde::Deserialize;
@@ -151,7 +152,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     let bad = || {
         ApiError::new(
             StatusCode::BAD_REQUEST,
-            "bad_idempotency_key",
+            ProblemCode::BadIdempotencyKey,
             "Idempotency-Key must be 1 to 128 visible characters.",
             "A UUID is fine.",
         )

@@ -6,6 +6,7 @@ use axum::response::Response;
 use meshwright_model::access::Action;
 use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{OperationKind, OperationState};
+use meshwright_model::problem::ProblemCode;
 use meshwright_store::{Cluster, ClusterState};
 use meshwright_wire::{DeleteOptions, Operation};
 
@@ -62,7 +63,7 @@ async fn start_deregistration(
         let hint = "Wait until it has ended, or use force if the cluster is dead.";
         return Err(ApiError::new(
             StatusCode::CONFLICT,
-            "deregistration_under_way",
+            ProblemCode::DeregistrationUnderWay,
             said,
             hint,
         ));

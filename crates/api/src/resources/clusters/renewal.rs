@@ -8,6 +8,7 @@ use axum::response::Response;
 use meshwright_model::access::Action;
 use meshwright_model::credential::MAX_CREDENTIAL_OVERLAP;
 use meshwright_model::operation::OperationKind;
+use meshwright_model::problem::ProblemCode;
 use meshwright_store::{Cluster, ClusterState, OpenRenewal};
 use meshwright_wire::{Operation, RenewCredential};
 
@@ -98,7 +99,12 @@ fn cluster_not_ready(cluster: &Cluster) -> ApiError {
         "{} is not ready, so we hold no credential of it.",
         cluster.name
     );
-    ApiError::new(StatusCode::CONFLICT, "cluster_not_ready", said, hint)
+    ApiError::new(
+        StatusCode::CONFLICT,
+        ProblemCode::ClusterNotReady,
+        said,
+        hint,
+    )
 }
 
 /// Builds the problem for a request that must wait until a renewal ends. The hint names the command
@@ -120,5 +126,10 @@ pub(super) fn renewal_conflict(cluster: &Cluster, renewal: &OpenRenewal) -> ApiE
         "{first}, or end it with `meshwright operation cancel {}`.",
         renewal.operation
     );
-    ApiError::new(StatusCode::CONFLICT, "renewal_under_way", said, hint)
+    ApiError::new(
+        StatusCode::CONFLICT,
+        ProblemCode::RenewalUnderWay,
+        said,
+        hint,
+    )
 }

@@ -8,6 +8,7 @@ use meshwright_model::access::Action;
 use meshwright_model::edition::Edition;
 use meshwright_model::ids::{ClusterId, HostingClusterId, MeshId};
 use meshwright_model::operation::OperationKind;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::quota::QuotaResource;
 use meshwright_model::release::Release;
 use meshwright_model::rules::{UpgradeContext, assess_release, is_allowed};
@@ -114,14 +115,16 @@ async fn resolve_members(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Clust
 fn require_usable_cluster(cluster: &Cluster, pointer: &str) -> Result<()> {
     if cluster.state != ClusterState::Ready {
         let said = format!("{} is not ready", cluster.name);
-        return Err(ApiError::invalid_field(pointer, said).with_code("cluster_not_ready"));
+        return Err(ApiError::invalid_field(pointer, said).with_code(ProblemCode::ClusterNotReady));
     }
     if !cluster.holds_identity {
         let said = format!(
             "{} is the same cluster as an older registration's",
             cluster.name
         );
-        return Err(ApiError::invalid_field(pointer, said).with_code("cluster_registered_already"));
+        return Err(
+            ApiError::invalid_field(pointer, said).with_code(ProblemCode::ClusterRegisteredAlready)
+        );
     }
     Ok(())
 }
@@ -132,7 +135,7 @@ async fn choose_hosting_cluster(tx: &mut Tx<'_>) -> Result<HostingClusterId> {
     let absent = || {
         ApiError::new(
             StatusCode::CONFLICT,
-            "no_hosting_cluster",
+            ProblemCode::NoHostingCluster,
             "There is no hosting cluster.",
             "Ask the operator to add one.",
         )
@@ -146,7 +149,7 @@ fn create_authority(caller: &Caller, name: &str) -> Result<Vec<u8>> {
         tracing::error!(error, "could not create the CA of a new mesh");
         ApiError::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
+            ProblemCode::Internal,
             "The mesh's authority could not be made.",
             "Try again.",
         )
@@ -169,7 +172,9 @@ async fn granted_edition(
             "the highest edition that was granted to this tenant is {}",
             granted.as_str()
         );
-        return Err(ApiError::invalid_field("/edition", said).with_code("edition_not_granted"));
+        return Err(
+            ApiError::invalid_field("/edition", said).with_code(ProblemCode::EditionNotGranted)
+        );
     }
     Ok(wanted)
 }
@@ -210,6 +215,6 @@ async fn require_runnable_release(
     }
     Err(
         ApiError::invalid_field("/version", blocking_messages(&reasons))
-            .with_code("version_refused"),
+            .with_code(ProblemCode::VersionRefused),
     )
 }

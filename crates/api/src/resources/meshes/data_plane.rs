@@ -7,6 +7,7 @@ use meshwright_model::access::Action;
 use meshwright_model::injection::{Injection, PodLabels, injected_by};
 use meshwright_model::observation::{MemberObservation, TAGS};
 use meshwright_model::operation::OperationKind;
+use meshwright_model::problem::ProblemCode;
 use meshwright_wire::{DataPlane, Operation, SetInjection};
 use serde_json::{Value, json};
 
@@ -78,7 +79,7 @@ pub(crate) async fn set_injection(
                 "/label",
                 format!("no webhook would match; there are {}", known.join(", ")),
             )
-            .with_code("no_such_revision"));
+            .with_code(ProblemCode::NoSuchRevision));
         }
     }
     let arguments =

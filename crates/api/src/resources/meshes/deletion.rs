@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use meshwright_model::access::{Action, Scope};
 use meshwright_model::operation::OperationKind;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::quota::QuotaResource;
 use meshwright_store::{ClusterState, MeshState, StoreError};
 use meshwright_wire::{DeleteOptions, Operation};
@@ -42,7 +43,7 @@ pub(crate) async fn delete_mesh(
         let detail = "The mesh is protected from deletion.";
         return Err(ApiError::new(
             StatusCode::CONFLICT,
-            "deletion_protected",
+            ProblemCode::DeletionProtected,
             detail,
             hint,
         ));
@@ -90,7 +91,7 @@ pub(crate) async fn undelete_mesh(
         |code, said: String, hint| Err(ApiError::new(StatusCode::CONFLICT, code, said, hint));
     if mesh.state != MeshState::Deleted {
         return conflict(
-            "mesh_not_deleted",
+            ProblemCode::MeshNotDeleted,
             format!("{} is not deleted.", mesh.name),
             "There is nothing to bring back.",
         );
@@ -99,7 +100,7 @@ pub(crate) async fn undelete_mesh(
     if !remains.has_authority {
         let hint = "Create another mesh; its workloads get certificates of another authority.";
         return conflict(
-            "undelete_too_late",
+            ProblemCode::UndeleteTooLate,
             format!("{} was deleted more than 30 days ago.", mesh.name),
             hint,
         );
@@ -110,7 +111,7 @@ pub(crate) async fn undelete_mesh(
             Ok(cluster) => {
                 let hint = "See what is wrong with the cluster, then try again.";
                 return conflict(
-                    "cluster_not_ready",
+                    ProblemCode::ClusterNotReady,
                     format!("{} is not ready.", cluster.name),
                     hint,
                 );
@@ -118,7 +119,7 @@ pub(crate) async fn undelete_mesh(
             Err(StoreError::NotFound { .. }) => {
                 let hint = "Create another mesh from the clusters that there are.";
                 return conflict(
-                    "cluster_gone",
+                    ProblemCode::ClusterGone,
                     format!("{member} was a member and was forgotten since."),
                     hint,
                 );
@@ -156,7 +157,7 @@ pub(crate) async fn retry_mesh(
         let hint = "Only a mesh that is failed can be built again; `meshwright operation list` shows what is under way.";
         return Err(ApiError::new(
             StatusCode::CONFLICT,
-            "mesh_not_failed",
+            ProblemCode::MeshNotFailed,
             said,
             hint,
         ));
@@ -169,7 +170,7 @@ pub(crate) async fn retry_mesh(
         let hint = "Remove the mesh with `meshwright mesh delete`, then create another one.";
         return Err(ApiError::new(
             StatusCode::CONFLICT,
-            "upgrade_abandoned",
+            ProblemCode::UpgradeAbandoned,
             said,
             hint,
         ));

@@ -1,6 +1,7 @@
 //! Builds the webhooks of tags, of revisions that are aliases, and of the default validator.
 
 use meshwright_model::plan::Target;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::RevisionName;
 use meshwright_rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL};
 use meshwright_rollout::ports::{ClusterError, FencingToken};
@@ -25,7 +26,7 @@ impl ObjectTarget<'_> {
             Err(error @ ClusterError::Changed { .. }) => match self.client.get(&self.path).await? {
                 Some(there) if !self.is_owned(&there) => Err(ClusterError::Refused {
                     place: self.client.cluster_name().to_owned(),
-                    code: "foreign_istio",
+                    code: ProblemCode::ForeignIstio,
                     cause: format!("{} is there, and it is not this mesh's", self.target),
                 }),
                 _ => Err(error),
@@ -50,7 +51,7 @@ impl ObjectTarget<'_> {
             .await?;
         let missing = || ClusterError::Refused {
             place: self.client.cluster_name().to_owned(),
-            code: "revision_missing",
+            code: ProblemCode::RevisionMissing,
             cause: format!("there is no webhook {canonical_name}"),
         };
         let canonical = canonical.ok_or_else(missing)?;

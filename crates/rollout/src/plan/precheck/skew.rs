@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use meshwright_model::Version;
 use meshwright_model::observation::{MemberObservation, Observation};
 use meshwright_model::plan::Sidecar;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::rules::Severity;
 use meshwright_model::upgrade::Finding;
 use meshwright_model::version::RevisionName;
@@ -135,7 +136,13 @@ fn proxy_too_old_finding(object: String, proxy: MinorVersion, istiod: MinorVersi
         proxy.0, proxy.1, istiod.0, istiod.1
     );
     let hint = "Restart it with `meshwright mesh restart`, or by hand, so that it takes the present sidecar; then start again.";
-    new_finding(Severity::Block, "proxy_too_old", object, &message, hint)
+    new_finding(
+        Severity::Block,
+        ProblemCode::ProxyTooOld,
+        object,
+        &message,
+        hint,
+    )
 }
 
 #[cfg(test)]
