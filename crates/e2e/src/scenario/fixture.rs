@@ -18,9 +18,14 @@ pub(super) struct SuiteFixture {
 }
 
 impl SuiteFixture {
-    pub(super) fn prepare(dir: &Path, listen: &str, catalogue: &[(&str, &str)]) -> Result<Self> {
+    pub(super) fn prepare(
+        lab: &str,
+        dir: &Path,
+        listen: &str,
+        catalogue: &[(&str, &str)],
+    ) -> Result<Self> {
         let mut parts = PartTimings::new();
-        let lab = parts.run_part("start a lab", || Lab::start("scenario", 2))?;
+        let lab = parts.run_part("start a lab", || Lab::start(lab, 2))?;
         let (server, worker) = parts.run_part("start Meshwright", || {
             PausableLabWorker::start_with_server(&lab, dir, listen, catalogue, &[])
         })?;

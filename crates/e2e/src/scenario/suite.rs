@@ -26,6 +26,9 @@ use crate::server::DevServer;
 pub(crate) struct SuiteOptions {
     #[command(flatten)]
     selection: TestSelection,
+    /// Name of the lab, so that two runs with other scenarios can go on side by side.
+    #[arg(long, default_value = "scenario")]
+    lab: String,
     /// Folder for all files that the run writes.
     #[arg(long, default_value = "/tmp/meshwright-scenario")]
     dir: PathBuf,
@@ -35,8 +38,8 @@ pub(crate) struct SuiteOptions {
 }
 
 pub(crate) fn run_suite(options: SuiteOptions) -> ExitCode {
-    let (dir, listen) = (options.dir, options.listen);
-    let prepare = move || SuiteFixture::prepare(&dir, &listen, &CATALOGUE);
+    let (lab, dir, listen) = (options.lab, options.dir, options.listen);
+    let prepare = move || SuiteFixture::prepare(&lab, &dir, &listen, &CATALOGUE);
     run_named_tests(&options.selection, prepare, list_scenarios())
 }
 
