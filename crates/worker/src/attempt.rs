@@ -121,6 +121,8 @@ impl Engine {
                 Err(StoreError::SerializationConflict) if clashes < MAX_CONFLICT_RETRIES => {
                     clashes += 1;
                 }
+                // The store refuses every record of a claim that has ended.
+                Err(StoreError::Fenced) => return Ok(RunEnd::LeaseLost),
                 ended => return ended,
             }
         }
@@ -143,7 +145,7 @@ impl Engine {
             self.store
                 .fail_operation(&claim, &problem, self.clock.as_ref())
                 .await?;
-            return Ok(RunEnd::Released);
+            return Ok(RunEnd::Finished);
         }
         let Some(mut run) = Run::load(self, claim, lease).await? else {
             return Ok(RunEnd::Released);
@@ -159,7 +161,7 @@ impl Engine {
                 // A signal arrived meanwhile. It takes precedence over the pause, so the claim goes
                 // on.
                 Err(StoreError::SerializationConflict) => {}
-                paused => return paused.map(|()| RunEnd::Released),
+                paused => return paused,
             }
         }
         run.run_operation(stop).await
@@ -173,10 +175,8 @@ impl Engine {
         ended: Result<Result<RunEnd, StoreError>, Box<dyn Any + Send>>,
     ) {
         let failure = match ended {
-            Ok(Ok(RunEnd::Released)) => return,
-            Ok(Ok(RunEnd::LeaseLost) | Err(StoreError::Fenced)) => {
-                return self.handle_takeover(claim).await;
-            }
+            Ok(Ok(RunEnd::Finished | RunEnd::Released)) => return,
+            Ok(Ok(RunEnd::LeaseLost)) => return self.handle_takeover(claim).await,
             Ok(Ok(RunEnd::DatabaseUnavailable)) => AttemptFailure::DatabaseUnavailable,
             Ok(Err(error)) => AttemptFailure::Store(error),
             Err(_) => AttemptFailure::Panic,

@@ -39,9 +39,12 @@ const PAUSED_SLEEP: Duration = Duration::from_hours(8760);
 /// Result of running a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunEnd {
-    /// The claim was given up in order: the operation has ended, is paused, or is due again later.
+    /// The operation has ended.
+    Finished,
+    /// The claim was given up in order: the operation is paused, or is due again later.
     Released,
-    /// The lease may have ended, so nothing more was written.
+    /// Another claim has taken the operation over, or may do so because the lease has ended. Nothing
+    /// more was written.
     LeaseLost,
     /// Our own database did not answer while the mesh or the cluster was read. The claim is still
     /// held.
@@ -137,8 +140,8 @@ impl<'e> Run<'e> {
         ) {
             return self.run_plan(stop).await;
         }
-        if !self.process_signals().await? {
-            return Ok(RunEnd::Released);
+        if let Some(end) = self.process_signals().await? {
+            return Ok(end);
         }
         match kind {
             Precheck => self.run_precheck().await,
@@ -190,32 +193,26 @@ impl<'e> Run<'e> {
         {
             return Ok(end);
         }
-        if !self.process_signals().await? {
-            return Ok(RunEnd::Released);
+        if let Some(end) = self.process_signals().await? {
+            return Ok(end);
         }
         let (world, layout) = match opened {
             Ok(opened) => opened,
             Err(problem) => return self.handle_open_failure(problem).await,
         };
-        if !self.ensure_plan(layout, world.as_ref()).await? {
-            return Ok(RunEnd::Released);
+        if let Some(end) = self.ensure_plan(layout, world.as_ref()).await? {
+            return Ok(end);
         }
         loop {
             self.lease.mark_progress();
             match self.reconcile_steps(&world).await? {
-                LoopControl::AllDone => {
-                    return self.succeed_operation().await.map(|()| RunEnd::Released);
-                }
-                LoopControl::Released => return Ok(RunEnd::Released),
-                LoopControl::LeaseLost => return Ok(RunEnd::LeaseLost),
+                LoopControl::AllDone => return self.succeed_operation().await,
+                LoopControl::Ended(end) => return Ok(end),
                 LoopControl::Advanced => {}
                 LoopControl::Waiting => world.wait_for_change().await,
             }
             if stop.is_cancelled() {
-                return self
-                    .release_claim(Duration::ZERO)
-                    .await
-                    .map(|()| RunEnd::Released);
+                return self.release_claim(Duration::ZERO).await;
             }
         }
     }

@@ -35,9 +35,7 @@ impl Run<'_> {
             Err(StoreError::NotFound { what: "cluster" }) => cluster_gone(),
             ended => return ended,
         };
-        self.fail_credential_issue(cluster, problem)
-            .await
-            .map(|()| RunEnd::Released)
+        self.fail_credential_issue(cluster, problem).await
     }
 
     /// Issues the next credential if it does not exist yet. A renewal then waits until the control
@@ -58,8 +56,7 @@ impl Run<'_> {
                     .finish_cluster_operation(OperationState::Failed {
                         problem: cluster_gone(),
                     })
-                    .await
-                    .map(|()| RunEnd::Released);
+                    .await;
             }
             held => held?,
         };
@@ -76,10 +73,7 @@ impl Run<'_> {
                     return Ok(RunEnd::DatabaseUnavailable);
                 }
                 Err(problem) => {
-                    return self
-                        .fail_credential_issue(cluster, problem)
-                        .await
-                        .map(|()| RunEnd::Released);
+                    return self.fail_credential_issue(cluster, problem).await;
                 }
             }
         }
@@ -88,7 +82,7 @@ impl Run<'_> {
             self.check_credential_adoption(cluster),
         )
         .await;
-        let done = match taken_over.unwrap_or_else(|_| Err(cluster_unreachable())) {
+        match taken_over.unwrap_or_else(|_| Err(cluster_unreachable())) {
             Ok(Readiness::Ready) => {
                 self.finish_cluster_operation(OperationState::Succeeded)
                     .await
@@ -97,14 +91,11 @@ impl Run<'_> {
                 self.wait_for_replicas(ProblemCode::ControlPlaneNotReady, reason)
                     .await
             }
-            Err(problem) if problem.code == DATABASE_CODE => {
-                return Ok(RunEnd::DatabaseUnavailable);
-            }
+            Err(problem) if problem.code == DATABASE_CODE => Ok(RunEnd::DatabaseUnavailable),
             Ok(Readiness::Failing(problem)) | Err(problem) => {
                 self.wait_for_replicas(problem.code, problem.message).await
             }
-        };
-        done.map(|()| RunEnd::Released)
+        }
     }
 
     /// Issues the next credential of a cluster. The identity of the cluster is reserved for this
@@ -230,7 +221,7 @@ impl Run<'_> {
         &mut self,
         code: impl Into<OpenEnum<ProblemCode>>,
         reason: String,
-    ) -> Result<(), StoreError> {
+    ) -> Result<RunEnd, StoreError> {
         if self.time_waited() <= self.engine.settings.timeouts.step {
             return self.release_waiting(reason).await;
         }
@@ -250,7 +241,7 @@ impl Run<'_> {
         &mut self,
         cluster: ClusterId,
         problem: Problem,
-    ) -> Result<(), StoreError> {
+    ) -> Result<RunEnd, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let problem = match tx.get_cluster(cluster).await {
             Ok(_) => problem,
@@ -265,7 +256,7 @@ impl Run<'_> {
     pub(super) async fn finish_cluster_operation(
         &mut self,
         state: OperationState,
-    ) -> Result<(), StoreError> {
+    ) -> Result<RunEnd, StoreError> {
         let tx = self.engine.store.begin(self.claim.tenant).await?;
         self.finish_in_tx(tx, state).await
     }
@@ -275,7 +266,7 @@ impl Run<'_> {
         &mut self,
         mut tx: Tx<'_>,
         state: OperationState,
-    ) -> Result<(), StoreError> {
+    ) -> Result<RunEnd, StoreError> {
         let record = OperationUpdate {
             state: Some(state),
             ..OperationUpdate::default()
@@ -284,7 +275,7 @@ impl Run<'_> {
         tx.end_claim(&self.claim, None).await?;
         tx.commit().await?;
         metrics::count_record(&self.operation, &record, self.now());
-        Ok(())
+        Ok(RunEnd::Finished)
     }
 }
 

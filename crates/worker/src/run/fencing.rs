@@ -87,10 +87,7 @@ impl Run<'_> {
             tracing::info!(operation.id = %self.claim.operation, "waiting for the worker of an ended operation of the mesh to stop");
             tokio::select! { () = tokio::time::sleep(STOPPED_POLL_INTERVAL) => {}, () = stop.cancelled() => {} }
             if stop.is_cancelled() {
-                return self
-                    .release_claim(Duration::ZERO)
-                    .await
-                    .map(|()| Some(RunEnd::Released));
+                return self.release_claim(Duration::ZERO).await.map(Some);
             }
             self.lease.mark_progress();
         }

@@ -39,10 +39,7 @@ impl Run<'_> {
             .await
         {
             Err(StoreError::NotFound { .. }) => {
-                return self
-                    .fail_deregistration(cluster_gone())
-                    .await
-                    .map(|()| RunEnd::Released);
+                return self.fail_deregistration(cluster_gone()).await;
             }
             held => held?,
         };
@@ -51,7 +48,7 @@ impl Run<'_> {
             self.begin_removal(cluster, leftovers).await?;
             seen = self.check_account(cluster, AccountRemoval::Begun).await;
         }
-        let done = match seen {
+        match seen {
             Ok(AccountPresence::CredentialRefused) => self.handle_refused_credential(cluster).await,
             Ok(AccountPresence::Terminating(reason)) => {
                 if held.removal != AccountRemoval::Accepted {
@@ -63,15 +60,12 @@ impl Run<'_> {
                 self.wait_until_gone("our account is still there".into())
                     .await
             }
-            Err(problem) if problem.code == DATABASE_CODE => {
-                return Ok(RunEnd::DatabaseUnavailable);
-            }
+            Err(problem) if problem.code == DATABASE_CODE => Ok(RunEnd::DatabaseUnavailable),
             Err(problem) if problem.is_cluster_lost() => {
-                return self.handle_lost_cluster(cluster, problem).await;
+                self.handle_lost_cluster(cluster, problem).await
             }
             Err(problem) => self.fail_deregistration(problem).await,
-        };
-        done.map(|()| RunEnd::Released)
+        }
     }
 
     /// Reads our account in the cluster, and removes it once the removal has begun. A cluster that
@@ -127,7 +121,10 @@ impl Run<'_> {
 
     /// Handles a refused credential. The account counts as gone when two checks with some seconds
     /// between them are refused.
-    async fn handle_refused_credential(&mut self, cluster: ClusterId) -> Result<(), StoreError> {
+    async fn handle_refused_credential(
+        &mut self,
+        cluster: ClusterId,
+    ) -> Result<RunEnd, StoreError> {
         let second = matches!(&self.operation.state, OperationState::Waiting { reason, .. } if reason == CREDENTIAL_REFUSED_REASON);
         if second && self.time_unanswered() >= MIN_REFUSAL_INTERVAL {
             return self.finish_deregistration(cluster, None).await;
@@ -141,7 +138,7 @@ impl Run<'_> {
         &mut self,
         cluster: ClusterId,
         behind: Option<(Vec<Leftover>, Problem)>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<RunEnd, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some((leftovers, problem)) = &behind {
             tracing::info!(cluster.id = %cluster, code = problem.code.as_str(), "the cluster is left behind, because the deregistration was forced");
@@ -173,7 +170,7 @@ impl Run<'_> {
     }
 
     /// Waits until the account is gone, and fails the deregistration after the step timeout.
-    async fn wait_until_gone(&mut self, reason: String) -> Result<(), StoreError> {
+    async fn wait_until_gone(&mut self, reason: String) -> Result<RunEnd, StoreError> {
         if self.time_waited() <= self.engine.settings.timeouts.step {
             return self.release_waiting(reason).await;
         }
@@ -190,7 +187,7 @@ impl Run<'_> {
         cluster: ClusterId,
         problem: Problem,
     ) -> Result<RunEnd, StoreError> {
-        let done = if self.time_unanswered() <= self.engine.settings.timeouts.unreachable {
+        if self.time_unanswered() <= self.engine.settings.timeouts.unreachable {
             self.wait_for_answer(problem.message).await
         } else if self.operation.is_forced() {
             match self
@@ -203,18 +200,17 @@ impl Run<'_> {
                     self.finish_deregistration(cluster, Some((leftovers, problem)))
                         .await
                 }
-                Err(_) => return Ok(RunEnd::DatabaseUnavailable),
+                Err(_) => Ok(RunEnd::DatabaseUnavailable),
             }
         } else {
             let hint = "Bring the cluster back or renew its credential, then delete it again; or leave it behind with `meshwright cluster delete NAME --force --reason TEXT`.";
             self.fail_deregistration(Problem::new(problem.code, problem.message, hint))
                 .await
-        };
-        done.map(|()| RunEnd::Released)
+        }
     }
 
     /// Ends the deregistration as failed; the cluster stays registered.
-    async fn fail_deregistration(&mut self, problem: Problem) -> Result<(), StoreError> {
+    async fn fail_deregistration(&mut self, problem: Problem) -> Result<RunEnd, StoreError> {
         self.finish_cluster_operation(OperationState::Failed { problem })
             .await
     }

@@ -23,7 +23,7 @@ use crate::metrics;
 
 impl Run<'_> {
     /// Ends the operation as succeeded.
-    pub(super) async fn succeed_operation(&mut self) -> Result<(), StoreError> {
+    pub(super) async fn succeed_operation(&mut self) -> Result<RunEnd, StoreError> {
         self.finish_operation(
             OperationState::Succeeded,
             StageOutcome::Succeeded,
@@ -34,7 +34,10 @@ impl Run<'_> {
 
     /// Ends the operation as cancelled. `seen` is the number of the newest signal that was
     /// processed.
-    pub(super) async fn cancel_operation(&mut self, seen: Option<i64>) -> Result<(), StoreError> {
+    pub(super) async fn cancel_operation(
+        &mut self,
+        seen: Option<i64>,
+    ) -> Result<RunEnd, StoreError> {
         self.finish_operation(
             OperationState::Cancelled,
             StageOutcome::Cancelled,
@@ -52,7 +55,7 @@ impl Run<'_> {
         &mut self,
         problem: Problem,
         facts: Vec<(i32, StepEvent)>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<RunEnd, StoreError> {
         let (problem, facts) = self.with_possible_advice(problem, facts);
         tracing::info!(operation.id = %self.claim.operation, code = problem.code.as_str(), message = problem.message, "the operation failed");
         let state = OperationState::Failed {
@@ -76,7 +79,7 @@ impl Run<'_> {
         state: OperationState,
         outcome: StageOutcome,
         record: OperationUpdate,
-    ) -> Result<(), StoreError> {
+    ) -> Result<RunEnd, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some(upgrade) = self.operation.upgrade {
             tx.lock_upgrade(upgrade).await?;
@@ -93,7 +96,7 @@ impl Run<'_> {
         }
         tx.commit().await?;
         metrics::count_record(&self.operation, &record, self.now());
-        Ok(())
+        Ok(RunEnd::Finished)
     }
 
     /// Pauses the operation because of a problem that a person has to solve, and gives the claim
@@ -102,7 +105,7 @@ impl Run<'_> {
         &mut self,
         problem: Problem,
         facts: Vec<(i32, StepEvent)>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<RunEnd, StoreError> {
         tracing::info!(operation.id = %self.claim.operation, code = problem.code.as_str(), message = problem.message, "the operation was paused");
         self.pause_and_release(problem, facts, None, true).await
     }
@@ -116,9 +119,7 @@ impl Run<'_> {
         if problem.code == crate::DATABASE_CODE {
             return Ok(RunEnd::DatabaseUnavailable);
         }
-        self.pause_operation(problem, Vec::new())
-            .await
-            .map(|()| RunEnd::Released)
+        self.pause_operation(problem, Vec::new()).await
     }
 
     /// Records a pause and gives the claim up. Every call of this claim has ended before, so from
@@ -130,7 +131,7 @@ impl Run<'_> {
         facts: Vec<(i32, StepEvent)>,
         seen: Option<i64>,
         news: bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<RunEnd, StoreError> {
         let (problem, facts) = self.with_possible_advice(problem, facts);
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some(upgrade) = self.operation.upgrade {
@@ -165,7 +166,7 @@ impl Run<'_> {
         }
         tx.commit().await?;
         metrics::count_record(&self.operation, &record, self.now());
-        Ok(())
+        Ok(RunEnd::Released)
     }
 
     /// Returns the problem, and those of the step events, without the advice to roll back if the
@@ -193,10 +194,11 @@ impl Run<'_> {
     }
 
     /// Gives the claim up without a change; the operation is due again after `due_in`.
-    pub(super) async fn release_claim(&mut self, due_in: Duration) -> Result<(), StoreError> {
+    pub(super) async fn release_claim(&mut self, due_in: Duration) -> Result<RunEnd, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         tx.end_claim(&self.claim, Some(due_in)).await?;
-        tx.commit().await
+        tx.commit().await?;
+        Ok(RunEnd::Released)
     }
 
     /// Loads the allowed version skew from the upgrade policy, and the version of each proxy image
@@ -254,8 +256,7 @@ impl Run<'_> {
             Ok(evidence) => precheck::collect_findings(&layout, &evidence),
             Err(error) => {
                 let unanswered = self.time_unanswered();
-                let done = self.wait_or_pause(&error, unanswered).await;
-                return done.map(|()| RunEnd::Released);
+                return self.wait_or_pause(&error, unanswered).await;
             }
         };
         let outcome = StageOutcome::Found(found);
@@ -265,7 +266,6 @@ impl Run<'_> {
             OperationUpdate::default(),
         )
         .await
-        .map(|()| RunEnd::Released)
     }
 }
 

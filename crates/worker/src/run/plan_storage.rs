@@ -11,7 +11,7 @@ use meshwright_rollout::plan::MeshTopology;
 use meshwright_rollout::ports::{ClusterError, MeshClusters};
 use meshwright_store::{OperationUpdate, StoreError, WaveSummary};
 
-use super::{Run, outcome};
+use super::{Run, RunEnd, outcome};
 use crate::observed;
 use crate::planner::{
     KnownTags, PlanError, StepHistory, build_plan, left_behind_members, list_plan_leftovers,
@@ -19,22 +19,22 @@ use crate::planner::{
 
 impl Run<'_> {
     /// Builds and stores the plan if there is none yet, and records that the operation runs.
-    /// Returns false when the claim was given up instead.
+    /// Returns the end of the run if the claim was given up instead.
     pub(super) async fn ensure_plan(
         &mut self,
         layout: MeshTopology,
         world: &dyn MeshClusters,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<RunEnd>, StoreError> {
         // The plan is built from the present state of the clusters, which a late write of an
         // earlier operation would change afterwards. Such writes must be fenced first.
         if self.operation.waves.is_none()
             && let Some(error) = self.unfenced_blocking_plan()
         {
-            self.wait_or_pause(&error, self.time_unanswered()).await?;
-            return Ok(false);
+            let unanswered = self.time_unanswered();
+            return self.wait_or_pause(&error, unanswered).await.map(Some);
         }
         let Some((history, labels)) = self.begin_stage().await? else {
-            return Ok(false);
+            return Ok(Some(RunEnd::Released));
         };
         let layout = self
             .without_planned_target(MeshTopology {
@@ -52,18 +52,16 @@ impl Run<'_> {
                 Ok((plan, leftovers)) => {
                     self.drop_unfenced_left_behind(&plan);
                     if let Some(error) = self.unfenced_targets.values().next().cloned() {
-                        self.wait_or_pause(&error, self.time_unanswered()).await?;
-                        return Ok(false);
+                        let unanswered = self.time_unanswered();
+                        return self.wait_or_pause(&error, unanswered).await.map(Some);
                     }
                     Some((plan, leftovers))
                 }
                 Err((PlanError::Problem(problem), _)) => {
-                    self.pause_operation(problem, Vec::new()).await?;
-                    return Ok(false);
+                    return self.pause_operation(problem, Vec::new()).await.map(Some);
                 }
                 Err((PlanError::Cluster(error), unanswered)) => {
-                    self.wait_or_pause(&error, unanswered).await?;
-                    return Ok(false);
+                    return self.wait_or_pause(&error, unanswered).await.map(Some);
                 }
             },
         };
@@ -97,7 +95,7 @@ impl Run<'_> {
             )
             .await?;
         locked.commit_and_renew(tx).await?;
-        Ok(true)
+        Ok(None)
     }
 
     /// Removes a target that is only planned from the topology of a restart. In place the target

@@ -4,12 +4,12 @@
 use meshwright_model::operation::{OperationState, Problem, Signal, StepEvent};
 use meshwright_store::{OperationUpdate, StoreError};
 
-use super::Run;
+use super::{Run, RunEnd};
 use crate::metrics;
 
 impl Run<'_> {
-    /// Processes pending signals. Returns false when the claim was given up.
-    pub(super) async fn process_signals(&mut self) -> Result<bool, StoreError> {
+    /// Processes pending signals. Returns the end of the run if a signal ended the claim.
+    pub(super) async fn process_signals(&mut self) -> Result<Option<RunEnd>, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let unseen = tx.read_pending_signals(&self.claim).await?;
         drop(tx);
@@ -28,17 +28,15 @@ impl Run<'_> {
                     self.operation.state = OperationState::Running;
                     self.retry_failed_steps().await?;
                 }
-                Signal::Cancel => {
-                    self.cancel_operation(seen).await?;
-                    return Ok(false);
-                }
+                Signal::Cancel => return self.cancel_operation(seen).await.map(Some),
             }
         }
         if let OperationState::Paused { problem } = &self.operation.state {
             let problem = problem.clone();
-            self.pause_and_release(problem, Vec::new(), seen, !unseen.signals.is_empty())
-                .await?;
-            return Ok(false);
+            return self
+                .pause_and_release(problem, Vec::new(), seen, !unseen.signals.is_empty())
+                .await
+                .map(Some);
         }
         if !unseen.signals.is_empty() {
             let mut tx = self.engine.store.begin(self.claim.tenant).await?;
@@ -55,7 +53,7 @@ impl Run<'_> {
                 .await?;
             locked.commit_and_renew(tx).await?;
         }
-        Ok(true)
+        Ok(None)
     }
 
     /// Lets every failed step try again. Restarts get a new stamp, because the attempt is part of

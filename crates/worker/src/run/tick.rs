@@ -13,7 +13,7 @@ use meshwright_rollout::ports::{ClusterError, MeshClusters, ObjectVersion};
 use meshwright_rollout::step::{StepCheck, is_irrevocable};
 use meshwright_store::{OperationUpdate, PlannedStep, StoreError};
 
-use super::{Run, outcome};
+use super::{Run, RunEnd, outcome};
 use crate::metrics;
 
 /// Maximum number of concurrent calls to clusters for one operation.
@@ -38,20 +38,18 @@ pub(super) enum LoopControl {
     Waiting,
     /// Every step of the plan is done.
     AllDone,
-    /// A person has to act or has sent a signal that ends the claim, and the claim was given up.
-    Released,
-    /// The lease may have ended, so nothing more may be written.
-    LeaseLost,
+    /// The run has ended: a person has to act or has sent a signal that ends the claim, or the lease
+    /// may have ended.
+    Ended(RunEnd),
 }
 
 /// Result of the writes of one round.
 enum ApplyOutcome {
     /// Each write was sent, or failed in a way that allows a repetition.
     Sent,
-    /// A cluster refused a write, so the operation was paused or ended and the claim was given up.
-    Released,
-    /// The fencing token has expired.
-    LeaseLost,
+    /// The run has ended: a cluster refused a write, so the operation was paused or ended, or the
+    /// fencing token has expired.
+    Ended(RunEnd),
 }
 
 impl Run<'_> {
@@ -82,8 +80,8 @@ impl Run<'_> {
         &mut self,
         world: &Arc<dyn MeshClusters>,
     ) -> Result<LoopControl, StoreError> {
-        if !self.process_signals().await? {
-            return Ok(LoopControl::Released);
+        if let Some(end) = self.process_signals().await? {
+            return Ok(LoopControl::Ended(end));
         }
         let chosen = self.steps_to_check();
         if chosen.is_empty() {
@@ -94,7 +92,7 @@ impl Run<'_> {
             return Ok(LoopControl::Waiting);
         }
         if !self.retry_fencing(world.as_ref()).await {
-            return Ok(LoopControl::LeaseLost);
+            return Ok(LoopControl::Ended(RunEnd::LeaseLost));
         }
         let looked = self.check_steps(&due, world.as_ref()).await;
         self.lease.mark_progress();
@@ -121,16 +119,16 @@ impl Run<'_> {
                     ));
                     problem.get_or_insert(met);
                 }
-                Decision::Stop => return Ok(LoopControl::LeaseLost),
+                Decision::Stop => return Ok(LoopControl::Ended(RunEnd::LeaseLost)),
             }
         }
         let Some(done) = self.fence_done_steps(found, world.as_ref()).await else {
-            return Ok(LoopControl::LeaseLost);
+            return Ok(LoopControl::Ended(RunEnd::LeaseLost));
         };
         facts.extend(done);
         if let Some(problem) = problem {
-            self.stop_on_problem(problem, facts).await?;
-            return Ok(LoopControl::Released);
+            let end = self.stop_on_problem(problem, facts).await?;
+            return Ok(LoopControl::Ended(end));
         }
         // A repeated write does not count as an advance. A cluster that accepts none of them must
         // not be called without a pause.
@@ -143,8 +141,7 @@ impl Run<'_> {
         Ok(match self.apply_steps(world.as_ref(), acts).await? {
             ApplyOutcome::Sent if onward => LoopControl::Advanced,
             ApplyOutcome::Sent => LoopControl::Waiting,
-            ApplyOutcome::Released => LoopControl::Released,
-            ApplyOutcome::LeaseLost => LoopControl::LeaseLost,
+            ApplyOutcome::Ended(end) => LoopControl::Ended(end),
         })
     }
 
@@ -306,7 +303,7 @@ impl Run<'_> {
         for (item, answer) in answers {
             match answer {
                 Ok(()) | Err(ClusterError::Changed { .. } | ClusterError::Unreachable { .. }) => {}
-                Err(ClusterError::Expired) => return Ok(ApplyOutcome::LeaseLost),
+                Err(ClusterError::Expired) => return Ok(ApplyOutcome::Ended(RunEnd::LeaseLost)),
                 Err(error) => {
                     let decided = decide(
                         &item.step,
@@ -321,12 +318,14 @@ impl Run<'_> {
             }
         }
         if let Some((number, problem)) = refused {
-            self.stop_on_problem(
-                problem.clone(),
-                vec![(number, StepEvent::Failed { problem })],
-            )
-            .await?;
-            return Ok(ApplyOutcome::Released);
+            let facts = vec![(
+                number,
+                StepEvent::Failed {
+                    problem: problem.clone(),
+                },
+            )];
+            let end = self.stop_on_problem(problem, facts).await?;
+            return Ok(ApplyOutcome::Ended(end));
         }
         Ok(ApplyOutcome::Sent)
     }
@@ -339,7 +338,7 @@ impl Run<'_> {
         &mut self,
         problem: Problem,
         facts: Vec<(i32, StepEvent)>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<RunEnd, StoreError> {
         let tags = || {
             self.steps.iter().filter(|item| {
                 matches!(

@@ -10,7 +10,7 @@ use meshwright_rollout::decide::{Decision, decide_after_planning_failure};
 use meshwright_rollout::ports::ClusterError;
 use meshwright_store::{OperationUpdate, StoreError};
 
-use super::{Run, WAIT_INTERVAL};
+use super::{Run, RunEnd, WAIT_INTERVAL};
 
 /// Hint of the problem of a deletion that waits for a member. A forced deletion leaves the member
 /// behind and does not get it.
@@ -24,7 +24,7 @@ impl Run<'_> {
         &mut self,
         error: &ClusterError,
         unanswered: SignedDuration,
-    ) -> Result<(), StoreError> {
+    ) -> Result<RunEnd, StoreError> {
         let timeouts = &self.engine.settings.timeouts;
         match decide_after_planning_failure(error, unanswered, timeouts) {
             Decision::Wait(reason) if error.is_lost() => self.wait_for_answer(reason).await,
@@ -36,18 +36,19 @@ impl Run<'_> {
                 }
                 self.pause_operation(problem, Vec::new()).await
             }
-            Decision::Done | Decision::Act { .. } | Decision::Stop => Err(StoreError::Fenced),
+            // Only a step can be done or act. Its decision says nothing about a plan.
+            Decision::Done | Decision::Act { .. } | Decision::Stop => Ok(RunEnd::LeaseLost),
         }
     }
 
     /// Gives the claim up for a short delay and records the reason of the wait.
-    pub(super) async fn release_waiting(&mut self, reason: String) -> Result<(), StoreError> {
+    pub(super) async fn release_waiting(&mut self, reason: String) -> Result<RunEnd, StoreError> {
         self.release_waiting_since(reason, None).await
     }
 
     /// Gives the claim up as [`Self::release_waiting`] does, for a cluster that is silent or
     /// refuses access, and records since when.
-    pub(super) async fn wait_for_answer(&mut self, reason: String) -> Result<(), StoreError> {
+    pub(super) async fn wait_for_answer(&mut self, reason: String) -> Result<RunEnd, StoreError> {
         let since = self
             .wait_times()
             .and_then(|(_, silent)| silent)
@@ -89,7 +90,7 @@ impl Run<'_> {
         &mut self,
         reason: String,
         silent_since: Option<Timestamp>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<RunEnd, StoreError> {
         let now = self.now();
         let since = self
             .wait_times()
@@ -118,7 +119,8 @@ impl Run<'_> {
             )
             .await?;
         tx.end_claim(&self.claim, Some(WAIT_INTERVAL)).await?;
-        tx.commit().await
+        tx.commit().await?;
+        Ok(RunEnd::Released)
     }
 }
 
