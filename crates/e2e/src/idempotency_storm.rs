@@ -109,6 +109,7 @@ async fn run_storm(options: &Options, database: &str, secret: &Path) -> Result<(
     let made = store
         .begin(tenant)
         .await?
+        .tenants()
         .count_objects(QuotaResource::ApiKeys)
         .await?;
     // The owner's own key is no effect of a request.

@@ -162,18 +162,20 @@ pub(crate) async fn create_unlimited_tenant(
     let mut tx = store.begin(TenantId::PLATFORM).await?;
     let quotas = Quotas(QuotaResource::ALL.map(|of| (of, 1_000_000)).into());
     let seen = tx
+        .tenants()
         .list_tenants(Some(tenant), false, Page::ALL)
         .await?
         .pop()
         .expect("it was made above");
-    tx.update_tenant(
-        &seen,
-        &Tenant {
-            quotas,
-            ..seen.clone()
-        },
-    )
-    .await?;
+    tx.tenants()
+        .update_tenant(
+            &seen,
+            &Tenant {
+                quotas,
+                ..seen.clone()
+            },
+        )
+        .await?;
     tx.commit().await?;
     Ok(tenant)
 }
@@ -196,7 +198,9 @@ pub(crate) async fn create_api_key(
         expires_at: None,
     };
     let mut tx = store.begin(tenant).await?;
-    tx.create_api_key(&key, SystemClock.now()).await?;
+    tx.api_keys()
+        .create_api_key(&key, SystemClock.now())
+        .await?;
     tx.commit().await?;
     Ok(text.reveal())
 }

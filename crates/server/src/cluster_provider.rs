@@ -126,8 +126,12 @@ impl KubernetesClusterProvider {
         id: ClusterId,
     ) -> Result<(Cluster, MemberCluster), Problem> {
         let mut tx = self.store.begin(tenant).await.map_err(store_problem)?;
-        let cluster = tx.get_cluster(id).await.map_err(store_problem)?;
-        let stored = tx.cluster_kubeconfig(id).await.map_err(store_problem)?;
+        let cluster = tx.clusters().get_cluster(id).await.map_err(store_problem)?;
+        let stored = tx
+            .clusters()
+            .cluster_kubeconfig(id)
+            .await
+            .map_err(store_problem)?;
         drop(tx);
         let (client, credential) = self
             .cluster_client(CredentialOwner::Member(tenant, id), &cluster.name, &stored)
@@ -163,6 +167,7 @@ impl KubernetesClusterProvider {
             .begin(tenant)
             .await
             .map_err(store_problem)?
+            .clusters()
             .former_kubeconfig(id)
             .await
             .map_err(store_problem)?;
@@ -195,9 +200,17 @@ impl KubernetesClusterProvider {
         id: ClusterId,
     ) -> Result<(Cluster, Credential, bool), Problem> {
         let mut tx = self.store.begin(tenant).await.map_err(store_problem)?;
-        let cluster = tx.get_cluster(id).await.map_err(store_problem)?;
-        let submitted = tx.submitted_kubeconfig(id).await.map_err(store_problem)?;
-        let present = tx.cluster_kubeconfig(id).await.map_err(store_problem)?;
+        let cluster = tx.clusters().get_cluster(id).await.map_err(store_problem)?;
+        let submitted = tx
+            .clusters()
+            .submitted_kubeconfig(id)
+            .await
+            .map_err(store_problem)?;
+        let present = tx
+            .clusters()
+            .cluster_kubeconfig(id)
+            .await
+            .map_err(store_problem)?;
         let (stored, what) = match &submitted {
             Some(submitted) => (submitted, "The submitted kubeconfig"),
             None => (&present, "A stored credential"),
@@ -326,7 +339,7 @@ impl ClusterProvider for KubernetesClusterProvider {
         id: ClusterId,
     ) -> Result<Vec<Leftover>, Problem> {
         let mut tx = self.store.begin(tenant).await.map_err(store_problem)?;
-        let cluster = tx.get_cluster(id).await.map_err(store_problem)?;
+        let cluster = tx.clusters().get_cluster(id).await.map_err(store_problem)?;
         let name: Name = cluster
             .name
             .parse()

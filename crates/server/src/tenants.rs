@@ -114,7 +114,7 @@ pub(crate) async fn create_owner_key(
         expires_at: None,
     };
     let mut tx = store.begin(tenant).await?;
-    tx.create_api_key(&key, clock.now()).await?;
+    tx.api_keys().create_api_key(&key, clock.now()).await?;
     tx.commit().await?;
     Ok(text.reveal())
 }
@@ -130,6 +130,7 @@ async fn verify_audit_log(
         let part = store
             .begin(tenant)
             .await?
+            .audit()
             .list_audit_entries(after, AUDIT_PAGE_SIZE)
             .await?;
         let Some(last) = part.last() else {

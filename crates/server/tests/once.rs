@@ -126,7 +126,7 @@ async fn a_release_is_imported_with_all_that_the_catalogue_knows() {
     );
     assert!(done.status.success(), "{}", said(&done));
     let mut tx = db.begin_beside_workers().await;
-    let releases = tx.list_releases().await.expect("the catalogue");
+    let releases = tx.catalogue().list_releases().await.expect("the catalogue");
     drop(tx);
     let release = releases
         .iter()

@@ -5,6 +5,7 @@ pub(crate) mod connection_quota;
 pub mod embedded_postgres;
 pub(crate) mod idempotency;
 pub(crate) mod lists;
+pub(crate) mod query_areas;
 pub(crate) mod session;
 pub(crate) mod statements;
 pub(crate) mod store;

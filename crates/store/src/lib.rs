@@ -20,6 +20,11 @@ pub use db::connection_quota::{TenantPermits, TxMode};
 pub use db::embedded_postgres;
 pub use db::idempotency::{IdempotencyLookup, RequestKey, StoredResponse};
 pub use db::lists::{AccessFilter, Page};
+pub use db::query_areas::{
+    ApiKeyQueries, AuditQueries, CatalogueQueries, ClusterQueries, DeliveryQueries, EventQueries,
+    IdempotencyQueries, IdentityQueries, LabelQueries, MeshQueries, OperationQueries,
+    SealingQueries, TenantQueries, UpgradeQueries, WebhookQueries,
+};
 pub use db::session::Session;
 pub use db::store::{CREATE_ROLES_SQL, Store};
 pub use db::tx::Tx;

@@ -98,17 +98,19 @@ pub fn short_timeouts() -> Timeouts {
 
 async fn create_ready_cluster(tx: &mut Tx<'_>, clock: &ManualClock, name: &str) -> ClusterId {
     let (id, now) = (ClusterId(clock.new_uuid()), clock.now());
-    tx.create_cluster(&new_cluster(id, name), now)
+    tx.clusters()
+        .create_cluster(&new_cluster(id, name), now)
         .await
         .expect("a cluster");
-    tx.store_renewed_credential(
-        id,
-        &issue_credential(default_uid(id), 1, now),
-        Duration::ZERO,
-        now,
-    )
-    .await
-    .expect("a ready cluster");
+    tx.clusters()
+        .store_renewed_credential(
+            id,
+            &issue_credential(default_uid(id), 1, now),
+            Duration::ZERO,
+            now,
+        )
+        .await
+        .expect("a ready cluster");
     id
 }
 
@@ -164,7 +166,12 @@ impl Fleet {
     /// Panics when the database fails.
     pub async fn for_new_tenant(&self, tenant: TenantId, name: &str) -> Self {
         let mut tx = self.db.begin_beside_workers().await;
-        let hosting = tx.list_hosting_clusters().await.expect("hosting clusters")[0].id;
+        let hosting = tx
+            .catalogue()
+            .list_hosting_clusters()
+            .await
+            .expect("hosting clusters")[0]
+            .id;
         drop(tx);
         Self::create_fleet(
             self.db.for_new_tenant(tenant, name).await,
@@ -217,7 +224,7 @@ impl Fleet {
             metadata: UserMetadata::default(),
             deletion_protection: false,
         };
-        tx.create_mesh(&new, now).await.expect("a mesh");
+        tx.meshes().create_mesh(&new, now).await.expect("a mesh");
         tx.commit().await.expect("a commit");
         let (world, unreadable) = (FakeClusters::new(&["c1", "c2"]), Arc::default());
         let credentials = CredentialFaults::default();

@@ -90,6 +90,7 @@ pub async fn run_slow_upgrade(seed: u64, scale: u32) -> Result<SlowRunReport, St
         .await
         .map_err(|error| error.to_string())?;
     let state = tx
+        .meshes()
         .get_mesh(fleet.mesh)
         .await
         .map_err(|error| error.to_string())?

@@ -30,7 +30,8 @@ async fn cluster(db: &TestDb, tenant: TenantId, clock: &ManualClock) -> ClusterI
         metadata: UserMetadata::default(),
     };
     let mut tx = db.api.begin(tenant).await.expect("a transaction");
-    tx.create_cluster(&new, clock.now())
+    tx.clusters()
+        .create_cluster(&new, clock.now())
         .await
         .expect("a cluster");
     tx.commit().await.expect("a commit");
@@ -38,7 +39,12 @@ async fn cluster(db: &TestDb, tenant: TenantId, clock: &ManualClock) -> ClusterI
 }
 
 async fn kubeconfig(store: &Store, tenant: TenantId, id: ClusterId) -> Result<Vec<u8>, StoreError> {
-    store.begin(tenant).await?.cluster_kubeconfig(id).await
+    store
+        .begin(tenant)
+        .await?
+        .clusters()
+        .cluster_kubeconfig(id)
+        .await
 }
 
 async fn other_tenant(db: &TestDb, now: Timestamp) -> TenantId {
@@ -95,7 +101,8 @@ async fn a_rotated_key_opens_old_and_new_values_in_every_process() {
             .rotate_tenant_key(db.tenant, clock.now())
             .await
             .expect("a rotation");
-        tx.create_cluster(&new, clock.now())
+        tx.clusters()
+            .create_cluster(&new, clock.now())
             .await
             .expect("a cluster");
         tx.commit().await.expect("a commit");
@@ -150,18 +157,22 @@ async fn submitted_and_former_kubeconfigs_and_webhooks_secrets_follow_a_rotated_
             issued_at: clock.now(),
             expires_at: clock.now(),
         };
-        tx.store_renewed_credential(id, &issued, Duration::ZERO, clock.now())
+        tx.clusters()
+            .store_renewed_credential(id, &issued, Duration::ZERO, clock.now())
             .await
             .expect("a credential");
     }
-    tx.submit_kubeconfig(id, Some(b"another"))
+    tx.clusters()
+        .submit_kubeconfig(id, Some(b"another"))
         .await
         .expect("a kubeconfig");
-    tx.create_webhook(webhook, &new, b"former", clock.now())
+    tx.webhooks()
+        .create_webhook(webhook, &new, b"former", clock.now())
         .await
         .expect("a webhook");
     let until = clock.now() + SignedDuration::from_hours(100);
-    tx.rotate_webhook_secret(webhook, b"present", until)
+    tx.webhooks()
+        .rotate_webhook_secret(webhook, b"present", until)
         .await
         .expect("another secret");
     tx.commit().await.expect("a commit");
@@ -182,20 +193,23 @@ async fn submitted_and_former_kubeconfigs_and_webhooks_secrets_follow_a_rotated_
     );
     let mut tx = db.worker.begin(db.tenant).await.expect("a transaction");
     assert_eq!(
-        tx.submitted_kubeconfig(id)
+        tx.clusters()
+            .submitted_kubeconfig(id)
             .await
             .expect("it opens")
             .expect("it is there"),
         b"another"
     );
     assert_eq!(
-        tx.former_kubeconfig(id)
+        tx.clusters()
+            .former_kubeconfig(id)
             .await
             .expect("it opens")
             .expect("it is there"),
         b"ours-1"
     );
     let mail = tx
+        .deliveries()
         .next_delivery_batch(webhook, 1, clock.now())
         .await
         .expect("it opens")
@@ -253,7 +267,7 @@ async fn an_erased_tenant_is_lost_and_the_others_are_not() {
         metadata: UserMetadata::default(),
     };
     assert!(matches!(
-        tx.create_cluster(&new, clock.now()).await,
+        tx.clusters().create_cluster(&new, clock.now()).await,
         Err(StoreError::KeysErased)
     ));
 }

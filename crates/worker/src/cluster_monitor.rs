@@ -80,7 +80,7 @@ impl Engine {
         };
         let now = self.clock.now();
         let mut tx = self.store.begin(probe.tenant).await?;
-        let cluster = match tx.get_cluster(probe.cluster).await {
+        let cluster = match tx.clusters().get_cluster(probe.cluster).await {
             // The cluster was deregistered while the check ran.
             Err(StoreError::NotFound { .. }) => return Ok(()),
             found => found?,
@@ -91,7 +91,8 @@ impl Engine {
         match answer {
             Ok(tended) => {
                 let rest = self.next_check_delay(begun, self.settings.cluster_check_interval);
-                tx.record_cluster_health(&cluster, &tended, rest, now)
+                tx.clusters()
+                    .record_cluster_health(&cluster, &tended, rest, now)
                     .await?;
                 if cluster
                     .credential_lifetime
@@ -103,7 +104,8 @@ impl Engine {
             Err(problem) => {
                 let failures = probe.failures.saturating_add(1);
                 tracing::debug!(cluster.id = %probe.cluster, failures, code = problem.code.as_str(), "the check of the cluster failed");
-                tx.record_failed_cluster_check(&cluster, failures, &problem, now)
+                tx.clusters()
+                    .record_failed_cluster_check(&cluster, failures, &problem, now)
                     .await?;
             }
         }
@@ -119,7 +121,7 @@ impl Engine {
         cluster: &Cluster,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let tried = tx.last_renewal(probe.cluster).await?;
+        let tried = tx.clusters().last_renewal(probe.cluster).await?;
         if tried.is_some_and(|(at, open)| open || now.duration_since(at) < MIN_RENEWAL_INTERVAL) {
             return Ok(());
         }
@@ -133,6 +135,6 @@ impl Engine {
             arguments: cluster.renewal_arguments(DEFAULT_CREDENTIAL_OVERLAP),
             due_in: std::time::Duration::ZERO,
         };
-        tx.create_operation(&operation, now).await
+        tx.operations().create_operation(&operation, now).await
     }
 }

@@ -91,7 +91,8 @@ impl Engine {
         }
         let rest = retry_delay(failures)
             .max(self.next_check_delay(begun, self.settings.mesh_observation_interval));
-        tx.reschedule_observation(probe.mesh, failures, rest)
+        tx.meshes()
+            .reschedule_observation(probe.mesh, failures, rest)
             .await?;
         tx.commit().await
     }

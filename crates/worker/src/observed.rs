@@ -26,7 +26,7 @@ pub(crate) async fn store_observation(
 ) -> Result<(), StoreError> {
     survey.sidecars = injected_sidecars(tx, mesh, layout).await?;
     let gone = removed_tags(tx, mesh, &survey).await?;
-    if tx.store_observation(mesh, &survey, at).await? && !gone.is_empty() {
+    if tx.meshes().store_observation(mesh, &survey, at).await? && !gone.is_empty() {
         tracing::warn!(mesh.id = %mesh, tags = ?gone, "revision tags of the mesh were removed from its members");
         let tags: Vec<_> = gone
             .iter()
@@ -56,14 +56,14 @@ pub(crate) async fn load_known_tags(
     mesh: MeshId,
 ) -> Result<KnownTags, StoreError> {
     let (mut known, mut seen_at) = (KnownTags::new(), None);
-    if let Some((at, survey)) = tx.last_observation(mesh).await? {
+    if let Some((at, survey)) = tx.meshes().last_observation(mesh).await? {
         seen_at = Some(at);
         for member in survey.members {
             let tags = member.injectors.into_iter().map(|injector| injector.value);
             known.insert(member.member, tags.collect());
         }
     }
-    let mut upgrades = tx.list_upgrades(mesh, Page::ALL).await?;
+    let mut upgrades = tx.upgrades().list_upgrades(mesh, Page::ALL).await?;
     upgrades.reverse();
     for upgrade in upgrades {
         let was_observed =
@@ -71,7 +71,7 @@ pub(crate) async fn load_known_tags(
         if was_observed || upgrade.state == UpgradeState::RolledBack {
             continue;
         }
-        for (_, step, _) in tx.list_started_steps(upgrade.id).await? {
+        for (_, step, _) in tx.operations().list_started_steps(upgrade.id).await? {
             if let Step::Set {
                 target: Target::Tag { member, tag },
                 to,
@@ -144,6 +144,7 @@ async fn current_upgrade_state(
     mesh: MeshId,
 ) -> Result<Option<UpgradeState>, StoreError> {
     let mut upgrades = tx
+        .upgrades()
         .list_upgrades(
             mesh,
             Page {
@@ -177,10 +178,11 @@ async fn removed_tags(
             .collect()
     };
     let now = missing(survey);
-    if now.is_empty() || tx.get_mesh(mesh).await?.state != MeshState::Ready {
+    if now.is_empty() || tx.meshes().get_mesh(mesh).await?.state != MeshState::Ready {
         return Ok(Vec::new());
     }
     let known = tx
+        .meshes()
         .last_observation(mesh)
         .await?
         .map(|(_, before)| missing(&before))

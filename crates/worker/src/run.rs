@@ -76,7 +76,7 @@ impl<'e> Run<'e> {
         lease: &'e Lease,
     ) -> Result<Option<Self>, StoreError> {
         let mut tx = engine.store.begin(claim.tenant).await?;
-        let operation = tx.get_operation(claim.operation).await?;
+        let operation = tx.operations().get_operation(claim.operation).await?;
         metrics::count_claim(operation.kind);
         let (items, looks) = (Vec::new(), BTreeMap::new());
         let (earlier, unfenced) = (Vec::new(), BTreeMap::new());
@@ -92,7 +92,7 @@ impl<'e> Run<'e> {
             unfenced_targets: unfenced,
         };
         if run.operation.waves.is_some() {
-            match tx.list_steps(claim.operation).await {
+            match tx.operations().list_steps(claim.operation).await {
                 Ok(items) => run.steps = items,
                 Err(StoreError::Corrupt { .. }) => {
                     drop(tx);
@@ -162,7 +162,8 @@ impl<'e> Run<'e> {
         record: &OperationUpdate,
     ) -> Result<RowLock<'e>, StoreError> {
         let locked = self.lease.lock_row();
-        tx.record_operation_update(&self.claim, record, self.now())
+        tx.operations()
+            .record_operation_update(&self.claim, record, self.now())
             .await?;
         Ok(locked)
     }

@@ -105,6 +105,7 @@ impl Engine {
             .store
             .begin(tenant)
             .await?
+            .deliveries()
             .next_delivery_batch(webhook, MAX_MESSAGES_PER_ROUND, self.clock.now())
             .await?;
         let failed = match mail {
@@ -112,7 +113,7 @@ impl Engine {
             None => false,
         };
         let mut tx = self.store.begin(tenant).await?;
-        tx.reschedule_webhook(webhook, failed).await?;
+        tx.deliveries().reschedule_webhook(webhook, failed).await?;
         tx.commit().await
     }
 
@@ -148,14 +149,18 @@ impl Engine {
             let now = self.clock.now();
             let mut tx = self.store.begin(tenant).await?;
             let state = tx
+                .deliveries()
                 .record_delivery_attempt(webhook, delivery, &attempt, now)
                 .await?;
             match (&attempt, state) {
                 (DeliveryAttempt::Answered(HTTP_STATUS_GONE), _) => {
-                    tx.disable_webhook(webhook, WebhookStop::Gone, now).await?;
+                    tx.deliveries()
+                        .disable_webhook(webhook, WebhookStop::Gone, now)
+                        .await?;
                 }
                 (_, DeliveryState::Failed) => {
-                    tx.disable_webhook(webhook, WebhookStop::Failing, now)
+                    tx.deliveries()
+                        .disable_webhook(webhook, WebhookStop::Failing, now)
                         .await?;
                 }
                 _ => {}

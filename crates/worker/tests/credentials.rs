@@ -14,7 +14,8 @@ const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 async fn clusters(fleet: &Fleet) -> Vec<Cluster> {
     let mut tx = fleet.db.begin_beside_workers().await;
-    tx.list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
+    tx.clusters()
+        .list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
         .await
         .expect("clusters")
 }
@@ -22,6 +23,7 @@ async fn clusters(fleet: &Fleet) -> Vec<Cluster> {
 async fn renewals(fleet: &Fleet) -> Vec<Operation> {
     let mut tx = fleet.db.begin_beside_workers().await;
     let all = tx
+        .operations()
         .list_operations(&AccessFilter::ALL, None, Page::ALL)
         .await
         .expect("operations");
@@ -33,6 +35,7 @@ async fn renewals(fleet: &Fleet) -> Vec<Operation> {
 async fn events(fleet: &Fleet, cluster: ClusterId) -> Vec<String> {
     let mut tx = fleet.db.begin_beside_workers().await;
     let all = tx
+        .events()
         .list_events_after(&AccessFilter::ALL, 0, None, 1000)
         .await
         .expect("events");

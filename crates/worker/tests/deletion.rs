@@ -151,7 +151,8 @@ async fn leftovers_name_the_alias_that_was_last_observed() {
         .begin(fleet.db.tenant)
         .await
         .expect("a transaction");
-    tx.store_observation(fleet.mesh, &survey, fleet.clock.now())
+    tx.meshes()
+        .store_observation(fleet.mesh, &survey, fleet.clock.now())
         .await
         .expect("a newer observation");
     tx.commit().await.expect("a commit");

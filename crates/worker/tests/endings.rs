@@ -34,7 +34,11 @@ async fn claim_until_it_ends(fleet: &Fleet) {
 
 async fn cluster(fleet: &Fleet, id: ClusterId) -> ClusterState {
     let mut tx = fleet.db.begin_beside_workers().await;
-    tx.get_cluster(id).await.expect("the cluster").state
+    tx.clusters()
+        .get_cluster(id)
+        .await
+        .expect("the cluster")
+        .state
 }
 
 /// An outage of ours says nothing about the operation, so it is tried for about six hours; and then it ends all the same.
@@ -116,7 +120,11 @@ async fn a_damaged_operation_ends_in_failed_and_frees_its_mesh() {
     assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
     let mut tx = fleet.db.begin_beside_workers().await;
     assert_eq!(
-        tx.get_mesh(fleet.mesh).await.expect("the mesh").lock_holder,
+        tx.meshes()
+            .get_mesh(fleet.mesh)
+            .await
+            .expect("the mesh")
+            .lock_holder,
         None
     );
 }
@@ -174,7 +182,11 @@ async fn a_damaged_upgrade_is_given_up_and_frees_its_mesh() {
     assert_eq!(fleet.upgrade(upgrade).await.state.as_str(), "abandoned");
     let mut tx = fleet.db.begin_beside_workers().await;
     assert_eq!(
-        tx.get_mesh(fleet.mesh).await.expect("the mesh").lock_holder,
+        tx.meshes()
+            .get_mesh(fleet.mesh)
+            .await
+            .expect("the mesh")
+            .lock_holder,
         None
     );
 }

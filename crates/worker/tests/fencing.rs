@@ -194,7 +194,8 @@ async fn a_rollback_plans_nothing_before_a_silent_member_was_fenced() {
 
 async fn hurry(fleet: &Fleet, operation: OperationId) {
     let mut tx = fleet.db.begin_beside_workers().await;
-    tx.make_operation_due(operation)
+    tx.operations()
+        .make_operation_due(operation)
         .await
         .expect("an operation");
     tx.commit().await.expect("a commit");
@@ -258,7 +259,8 @@ async fn the_next_operation_of_a_mesh_fences_what_a_cancelled_one_has_left() {
         .await;
     let frozen = Frozen::at(&fleet, 1, Duration::from_millis(300)).await;
     let mut tx = fleet.db.begin_beside_workers().await;
-    tx.signal_operation(restart, Signal::Cancel, fleet.clock.now())
+    tx.operations()
+        .signal_operation(restart, Signal::Cancel, fleet.clock.now())
         .await
         .expect("it runs");
     tx.commit().await.expect("a commit");

@@ -45,10 +45,12 @@ async fn leave(fleet: &Fleet, cluster: ClusterId, reason: Option<&str>) -> Opera
         due_in: Duration::ZERO,
     };
     let mut tx = fleet.db.begin_beside_workers().await;
-    tx.begin_deregistration(cluster, id, fleet.clock.now())
+    tx.clusters()
+        .begin_deregistration(cluster, id, fleet.clock.now())
         .await
         .expect("a cluster that no mesh uses");
-    tx.create_operation(&new, fleet.clock.now())
+    tx.operations()
+        .create_operation(&new, fleet.clock.now())
         .await
         .expect("an operation");
     tx.commit().await.expect("a commit");
@@ -74,7 +76,7 @@ async fn state(fleet: &Fleet, operation: OperationId) -> &'static str {
 async fn forgotten(fleet: &Fleet, cluster: ClusterId) -> bool {
     let mut tx = fleet.db.begin_beside_workers().await;
     matches!(
-        tx.get_cluster(cluster).await,
+        tx.clusters().get_cluster(cluster).await,
         Err(StoreError::NotFound { .. })
     )
 }

@@ -32,7 +32,8 @@ async fn later(fleet: &Fleet, minutes: i64) {
 
 async fn ask(fleet: &Fleet, operation: OperationId, wish: Signal) {
     let mut tx = fleet.db.begin_beside_workers().await;
-    tx.signal_operation(operation, wish, fleet.clock.now())
+    tx.operations()
+        .signal_operation(operation, wish, fleet.clock.now())
         .await
         .expect("an operation under way");
     tx.commit().await.expect("a commit");
@@ -163,7 +164,13 @@ async fn a_renewal_whose_control_planes_cannot_be_read_ends_with_the_reason_and_
  {
     let fleet = Fleet::new().await;
     let mut tx = fleet.db.begin_beside_workers().await;
-    let cluster = tx.get_mesh(fleet.mesh).await.expect("the mesh").members[0].cluster;
+    let cluster = tx
+        .meshes()
+        .get_mesh(fleet.mesh)
+        .await
+        .expect("the mesh")
+        .members[0]
+        .cluster;
     drop(tx);
     let id = fleet.renew_credential(cluster).await;
     fleet

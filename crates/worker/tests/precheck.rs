@@ -69,6 +69,7 @@ async fn d11_a_target_begins_with_the_switches_of_its_mesh_and_keeps_them_when_i
             .db
             .begin()
             .await
+            .meshes()
             .get_mesh(fleet.mesh)
             .await
             .expect("a mesh")

@@ -126,7 +126,8 @@ async fn a_cluster_that_is_deleted_while_it_is_registered_ends_the_registration(
 
 async fn cancel(fleet: &Fleet, operation: OperationId) {
     let mut tx = fleet.db.begin_beside_workers().await;
-    tx.signal_operation(operation, Signal::Cancel, fleet.clock.now())
+    tx.operations()
+        .signal_operation(operation, Signal::Cancel, fleet.clock.now())
         .await
         .expect("an operation under way");
     tx.commit().await.expect("a commit");
@@ -174,14 +175,16 @@ async fn a_renewal_that_is_cancelled_or_superseded_forgets_the_kubeconfig_that_w
         let (cluster, _) = fleet.register_cluster("renewed").await;
         fleet.run_due().await;
         let mut tx = fleet.db.begin_beside_workers().await;
-        tx.submit_kubeconfig(cluster, Some(b"an administrator's"))
+        tx.clusters()
+            .submit_kubeconfig(cluster, Some(b"an administrator's"))
             .await
             .expect("a cluster");
         tx.commit().await.expect("a commit");
         let renewal = fleet.renew_credential(cluster).await;
         if superseded {
             let mut tx = fleet.db.begin_beside_workers().await;
-            tx.supersede_operation(renewal, &OperationState::Superseded, fleet.clock.now())
+            tx.operations()
+                .supersede_operation(renewal, &OperationState::Superseded, fleet.clock.now())
                 .await
                 .expect("an operation");
             tx.commit().await.expect("a commit");
@@ -195,7 +198,10 @@ async fn a_renewal_that_is_cancelled_or_superseded_forgets_the_kubeconfig_that_w
             .await
             .expect("a transaction");
         assert_eq!(
-            tx.submitted_kubeconfig(cluster).await.expect("a cluster"),
+            tx.clusters()
+                .submitted_kubeconfig(cluster)
+                .await
+                .expect("a cluster"),
             None,
             "superseded: {superseded}"
         );

@@ -84,7 +84,12 @@ async fn a_hosting_cluster_that_holds_its_share_of_places_is_left_out_and_the_re
         .begin(fleet.db.tenant)
         .await
         .expect("a database");
-    let hosting = tx.list_hosting_clusters().await.expect("hosting clusters")[0].id;
+    let hosting = tx
+        .catalogue()
+        .list_hosting_clusters()
+        .await
+        .expect("hosting clusters")[0]
+        .id;
     drop(tx);
     let mut claimed = Vec::new();
     let wanted = ClaimFilter {
@@ -244,6 +249,7 @@ async fn a_mesh_rests_as_long_as_a_look_at_it_took_and_shows_the_time_at_which_t
     assert_eq!(fleet.db.query_text("mw_worker", rests).await, ["true"]);
     let mut tx = fleet.db.begin_beside_workers().await;
     let (at, _) = tx
+        .meshes()
         .last_observation(fleet.mesh)
         .await
         .expect("a survey")
@@ -271,7 +277,8 @@ async fn an_older_look_does_not_replace_a_newer_one() {
     for (revision, age, kept) in [("1-27-9", 0, true), ("1-25-1", 10, false)] {
         let at = now - SignedDuration::from_secs(age);
         assert_eq!(
-            tx.store_observation(fleet.mesh, &seen(revision), at)
+            tx.meshes()
+                .store_observation(fleet.mesh, &seen(revision), at)
                 .await
                 .expect("a mesh"),
             kept,
@@ -279,7 +286,10 @@ async fn an_older_look_does_not_replace_a_newer_one() {
         );
     }
     assert_eq!(
-        tx.last_observation(fleet.mesh).await.expect("a survey"),
+        tx.meshes()
+            .last_observation(fleet.mesh)
+            .await
+            .expect("a survey"),
         Some((now, seen("1-27-9")))
     );
 }

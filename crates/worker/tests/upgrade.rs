@@ -439,6 +439,7 @@ async fn a_second_upgrade_is_refused_while_one_runs_and_welcome_afterwards() {
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
     let mut tx = fleet.db.begin_beside_workers().await;
     let refused = tx
+        .meshes()
         .acquire_mesh_lock(fleet.mesh, "another")
         .await
         .expect_err("the slot is taken");

@@ -106,7 +106,8 @@ impl Stage {
             enabled: true,
         };
         let mut tx = self.fleet.db.begin_beside_workers().await;
-        tx.create_webhook(id, &new, SECRET, self.fleet.clock.now())
+        tx.webhooks()
+            .create_webhook(id, &new, SECRET, self.fleet.clock.now())
             .await
             .expect("a webhook");
         tx.commit().await.expect("a commit");
@@ -121,7 +122,7 @@ impl Stage {
     /// Asks for a test message.
     async fn test(&self, id: WebhookId) {
         let mut tx = self.fleet.db.begin_beside_workers().await;
-        tx.push_test_event(id, self.fleet.clock.now());
+        tx.webhooks().push_test_event(id, self.fleet.clock.now());
         tx.commit().await.expect("a commit");
     }
 
@@ -158,12 +159,15 @@ impl Stage {
 
     async fn deliveries(&self, id: WebhookId) -> Vec<Delivery> {
         let mut tx = self.fleet.db.begin_beside_workers().await;
-        tx.list_deliveries(id, None, 100).await.expect("deliveries")
+        tx.deliveries()
+            .list_deliveries(id, None, 100)
+            .await
+            .expect("deliveries")
     }
 
     async fn webhook(&self, id: WebhookId) -> Webhook {
         let mut tx = self.fleet.db.begin_beside_workers().await;
-        tx.get_webhook(id).await.expect("a webhook")
+        tx.webhooks().get_webhook(id).await.expect("a webhook")
     }
 
     async fn switch(&self, id: WebhookId, enabled: bool) {
@@ -175,7 +179,10 @@ impl Stage {
             enabled,
         };
         let mut tx = self.fleet.db.begin_beside_workers().await;
-        tx.update_webhook(&seen, &new).await.expect("a change");
+        tx.webhooks()
+            .update_webhook(&seen, &new)
+            .await
+            .expect("a change");
         tx.commit().await.expect("a commit");
     }
 }
@@ -191,7 +198,8 @@ async fn happens(fleet: &Fleet) {
         due_in: Duration::ZERO,
     };
     let mut tx = fleet.db.begin_beside_workers().await;
-    tx.create_operation(&new, fleet.clock.now())
+    tx.operations()
+        .create_operation(&new, fleet.clock.now())
         .await
         .expect("an operation");
     tx.commit().await.expect("a commit");
@@ -385,7 +393,8 @@ async fn after_ten_attempts_a_message_is_given_up_and_its_webhook_switched_off_u
     stage.switch(id, true).await;
     assert_eq!(stage.webhook(id).await.disabled_reason, None);
     let mut tx = stage.fleet.db.begin_beside_workers().await;
-    tx.requeue_delivery(id, delivery.event.seq)
+    tx.deliveries()
+        .requeue_delivery(id, delivery.event.seq)
         .await
         .expect("once more");
     tx.commit().await.expect("a commit");
@@ -433,7 +442,8 @@ async fn while_a_secret_is_rotated_messages_carry_both_signatures() {
     let newer: &[u8] = b"another secret of thirty-two byt";
     let until = stage.fleet.clock.now() + SignedDuration::from_hours(1);
     let mut tx = stage.fleet.db.begin_beside_workers().await;
-    tx.rotate_webhook_secret(id, newer, until)
+    tx.webhooks()
+        .rotate_webhook_secret(id, newer, until)
         .await
         .expect("a rotation");
     tx.commit().await.expect("a commit");

@@ -58,21 +58,22 @@ impl Caller {
     /// or the tenant was suspended.
     pub(crate) async fn reload_grants(self, tx: &mut Tx<'_>) -> Result<Self> {
         let now = self.app.clock.now();
-        require_active_tenant(tx.current_tenant().await?.state)?;
+        require_active_tenant(tx.tenants().current_tenant().await?.state)?;
         let grants = match &self.origin {
             CredentialSource::ApiKey(id) => {
-                let key = tx.get_api_key(*id).await?;
+                let key = tx.api_keys().get_api_key(*id).await?;
                 if !key.is_active(now) {
                     return Err(ApiError::unauthenticated());
                 }
                 key.grants()
             }
             CredentialSource::OidcToken { provider, person } => {
-                tx.get_identity_provider(*provider).await?;
+                tx.identities().get_identity_provider(*provider).await?;
                 if person.expires_at <= now {
                     return Err(ApiError::unauthenticated());
                 }
-                tx.list_grants(*provider, &person.subject, &person.groups)
+                tx.identities()
+                    .list_grants(*provider, &person.subject, &person.groups)
                     .await?
             }
         };
@@ -194,7 +195,7 @@ async fn authenticate_api_key(
         .open_session(key.tenant, aim)
         .into_tx_without_keys()
         .await?;
-    let (stored, state) = match tx.get_api_key_with_tenant_state(key.key).await {
+    let (stored, state) = match tx.api_keys().get_api_key_with_tenant_state(key.key).await {
         Ok(found) => found,
         // An unknown tenant and an unknown key get the same answer, so that no client can find out
         // which tenants exist.
@@ -207,7 +208,7 @@ async fn authenticate_api_key(
     }
     require_active_tenant(state)?;
     if stored.needs_last_used_update(now) {
-        tx.record_api_key_use(key.key, now).await?;
+        tx.api_keys().record_api_key_use(key.key, now).await?;
         // Commit now: an open transaction would keep the key's row locked for as long as the
         // request takes.
         tx = tx
@@ -251,6 +252,7 @@ async fn authenticate_oidc_token(
         .into_tx_without_keys()
         .await?;
     let provider = tx
+        .identities()
         .find_provider_by_issuer(&unproved.issuer)
         .await?
         .ok_or_else(ApiError::unauthenticated)?;
@@ -264,8 +266,9 @@ async fn authenticate_oidc_token(
     let person = oidc::verify_token(token, &unproved, &provider, &key, now)
         .ok_or_else(ApiError::unauthenticated)?;
     let mut tx = session.into_tx_without_keys().await?;
-    require_active_tenant(tx.current_tenant().await?.state)?;
+    require_active_tenant(tx.tenants().current_tenant().await?.state)?;
     let grants = tx
+        .identities()
         .list_grants(provider.id, &person.subject, &person.groups)
         .await?;
     let principal = format!("{}/{}", provider.id, person.subject);

@@ -99,6 +99,7 @@ impl Caller {
         });
         if let Some(request) = &request {
             match tx
+                .idempotency()
                 .reserve_idempotency_key(request, self.app.clock.now())
                 .await?
             {
@@ -165,7 +166,7 @@ impl Mutation<'_> {
     /// Records in the audit log that a cluster which does not answer may be left behind, and the
     /// reason.
     pub(crate) fn record_forced(&mut self, target: impl ToString, reason: &str) {
-        self.tx.record_audit(Entry {
+        self.tx.audit().record_audit(Entry {
             at: self.caller.app.clock.now(),
             actor: self.caller.principal.clone(),
             action: "force".into(),
@@ -183,7 +184,7 @@ impl Mutation<'_> {
             after,
             ..self.audit_entry(&done.target)
         };
-        self.tx.record_audit(entry);
+        self.tx.audit().record_audit(entry);
     }
 
     /// Builds the audit entry of this change to a target.
@@ -206,7 +207,10 @@ impl Mutation<'_> {
             return Ok(validation_response(answer));
         }
         if let Some(request) = &self.request {
-            self.tx.store_response(request, &answer).await?;
+            self.tx
+                .idempotency()
+                .store_response(request, &answer)
+                .await?;
         }
         self.tx.commit().await?;
         Ok(to_response(&answer))

@@ -93,8 +93,10 @@ pub(crate) async fn require_known_scope(
 ) -> Result<()> {
     match scope {
         Scope::Tenant => Ok(()),
-        Scope::Mesh(id) => require_referenced(tx.get_mesh(id).await.map(drop), absent),
-        Scope::Cluster(id) => require_referenced(tx.get_cluster(id).await.map(drop), absent),
+        Scope::Mesh(id) => require_referenced(tx.meshes().get_mesh(id).await.map(drop), absent),
+        Scope::Cluster(id) => {
+            require_referenced(tx.clusters().get_cluster(id).await.map(drop), absent)
+        }
     }
 }
 

@@ -54,7 +54,11 @@ pub(crate) async fn create_api_key(
     let mut change = caller
         .begin_mutation(database, "createApiKey", &body)
         .await?;
-    change.tx.check_quota(QuotaResource::ApiKeys).await?;
+    change
+        .tx
+        .tenants()
+        .check_quota(QuotaResource::ApiKeys)
+        .await?;
     let (wanted, now) = (&body.value, caller.app.clock.now());
     let name = parse_name(&wanted.name)?;
     let role: Role = known_value("/role", &wanted.role, &UnknownRole.to_string())?;
@@ -75,10 +79,10 @@ pub(crate) async fn create_api_key(
         digest,
         expires_at: wanted.expires_at,
     };
-    change.tx.create_api_key(&new, now).await?;
+    change.tx.api_keys().create_api_key(&new, now).await?;
     let shown = ApiKey {
         secret: Some(text.reveal()),
-        ..api_key_view(&change.tx.get_api_key(new.id).await?)
+        ..api_key_view(&change.tx.api_keys().get_api_key(new.id).await?)
     };
     change
         .commit_response(MutationOutcome::new(StatusCode::CREATED, new.id), &shown)
@@ -116,7 +120,7 @@ async fn parse_scopes(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Scope>> 
 
 /// Reads a key, and answers 404 if it was revoked.
 async fn find_active_key(tx: &mut Tx<'_>, key: &str) -> Result<meshwright_store::ApiKey> {
-    let found = tx.get_api_key(parse_id(key, "API key")?).await?;
+    let found = tx.api_keys().get_api_key(parse_id(key, "API key")?).await?;
     if found.revoked_at.is_some() {
         Err(ApiError::not_found("API key"))
     } else {
@@ -139,6 +143,7 @@ pub(crate) async fn list_api_keys(
     let found = database
         .begin_read()
         .await?
+        .api_keys()
         .list_api_keys(list.filter.show_deleted, list.page(&caller)?)
         .await?;
     let (shown, next_page_token) = list.split_page(&caller, found, |key| key.id.0);
@@ -205,11 +210,12 @@ pub(crate) async fn rotate_api_key(
     let until = now + SignedDuration::from_secs(overlap.into());
     change
         .tx
+        .api_keys()
         .rotate_api_key(before.id, &text.secret_digest(&caller.app.vault), until)
         .await?;
     let shown = ApiKey {
         secret: Some(text.reveal()),
-        ..api_key_view(&change.tx.get_api_key(before.id).await?)
+        ..api_key_view(&change.tx.api_keys().get_api_key(before.id).await?)
     };
     change
         .commit_response(
@@ -238,6 +244,7 @@ pub(crate) async fn revoke_api_key(
     let before = find_active_key(&mut change.tx, &key).await?;
     change
         .tx
+        .api_keys()
         .revoke_api_key(before.id, caller.app.clock.now())
         .await?;
     change

@@ -62,6 +62,7 @@ pub(crate) async fn list_audit_entries(
     let found = database
         .begin_read()
         .await?
+        .audit()
         .list_audit_entries(part.after, size)
         .await?;
     let full = i64::try_from(found.len()) == Ok(size);
@@ -82,7 +83,7 @@ pub(crate) async fn get_audit_head(
     Authenticated(caller, database): Authenticated,
 ) -> Result<Json<AuditHead>> {
     caller.require_permission(Action::ReadAudit)?;
-    let head = database.begin_read().await?.audit_head().await?;
+    let head = database.begin_read().await?.audit().audit_head().await?;
     let (tenant_id, at) = (caller.tenant.to_string(), caller.app.clock.now());
     Ok(Json(AuditHead {
         tenant_id,

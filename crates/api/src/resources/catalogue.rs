@@ -31,6 +31,7 @@ pub(crate) async fn list_hosting_clusters(
     let found = database
         .begin_read()
         .await?
+        .catalogue()
         .list_hosting_clusters()
         .await?
         .into_iter();
@@ -72,7 +73,11 @@ pub(crate) async fn add_hosting_cluster(
         name,
         created_at: clock.now(),
     };
-    change.tx.add_hosting_cluster(&hosting, &kubeconfig).await?;
+    change
+        .tx
+        .catalogue()
+        .add_hosting_cluster(&hosting, &kubeconfig)
+        .await?;
     let shown = meshwright_wire::HostingCluster {
         id: id.to_string(),
         name: hosting.name,
@@ -100,12 +105,13 @@ pub(crate) async fn delete_hosting_cluster(
     let id: HostingClusterId = parse_id(&hosting, "hosting cluster")?;
     let known = change
         .tx
+        .catalogue()
         .list_hosting_clusters()
         .await?
         .into_iter()
         .find(|known| known.id == id);
     let before = known.ok_or_else(|| ApiError::not_found("hosting cluster"))?;
-    change.tx.delete_hosting_cluster(id).await?;
+    change.tx.catalogue().delete_hosting_cluster(id).await?;
     change
         .commit_deletion(
             id,
@@ -134,6 +140,7 @@ pub(crate) async fn list_releases(
     let items = database
         .begin_read()
         .await?
+        .catalogue()
         .list_releases()
         .await?
         .iter()
@@ -206,6 +213,7 @@ pub(crate) async fn import_release(
     let stored = parse_import_release(&body.value, caller.app.read_charts).map_err(import_error)?;
     change
         .tx
+        .catalogue()
         .add_release(&stored, caller.app.clock.now())
         .await?;
     change
@@ -251,7 +259,7 @@ pub(crate) async fn change_release(
         .as_deref()
         .map(|notes| parse_text("/notes", notes, 0))
         .transpose()?;
-    let before = change.tx.lock_release(&version).await?;
+    let before = change.tx.catalogue().lock_release(&version).await?;
     let after = Release {
         state: state.unwrap_or(before.state),
         channels: offered.unwrap_or_else(|| before.channels.clone()),
@@ -259,7 +267,7 @@ pub(crate) async fn change_release(
         notes: notes.unwrap_or_else(|| before.notes.clone()),
         ..before.clone()
     };
-    change.tx.update_release(&after).await?;
+    change.tx.catalogue().update_release(&after).await?;
     change
         .commit_response(
             MutationOutcome::new(StatusCode::OK, &version).with_before(&release_view(&before)),

@@ -39,7 +39,11 @@ pub(crate) async fn register_cluster(
     let mut change = caller
         .begin_mutation(database, "registerCluster", &body)
         .await?;
-    change.tx.check_quota(QuotaResource::Clusters).await?;
+    change
+        .tx
+        .tenants()
+        .check_quota(QuotaResource::Clusters)
+        .await?;
     let name = parse_name(&body.value.name)?;
     let (server, kubeconfig) = parse_kubeconfig(&caller, &body.value.kubeconfig)?;
     let (clock, now) = (&caller.app.clock, caller.app.clock.now());
@@ -52,7 +56,7 @@ pub(crate) async fn register_cluster(
         kubeconfig,
         metadata: written,
     };
-    change.tx.create_cluster(&new, now).await?;
+    change.tx.clusters().create_cluster(&new, now).await?;
     start_operation(
         &caller,
         change,
@@ -101,9 +105,10 @@ async fn start_operation_as(
     };
     change
         .tx
+        .operations()
         .create_operation(&operation, caller.app.clock.now())
         .await?;
-    let shown = views::operation(&change.tx.get_operation(id).await?, (0, 0));
+    let shown = views::operation(&change.tx.operations().get_operation(id).await?, (0, 0));
     change
         .commit_response(
             MutationOutcome::new(StatusCode::ACCEPTED, cluster)
@@ -133,6 +138,7 @@ pub(crate) async fn list_clusters(
     let found = database
         .begin_read()
         .await?
+        .clusters()
         .list_clusters(
             &caller.access_filter(),
             &list.filter.to_list_filter()?,
@@ -157,7 +163,10 @@ async fn authorized_cluster(
     text: &str,
     action: Action,
 ) -> Result<Cluster> {
-    let cluster = tx.get_cluster(parse_id(text, "cluster")?).await?;
+    let cluster = tx
+        .clusters()
+        .get_cluster(parse_id(text, "cluster")?)
+        .await?;
     caller.require_permission_on(action, &[Scope::Cluster(cluster.id)], "cluster")?;
     Ok(cluster)
 }
@@ -211,8 +220,12 @@ pub(crate) async fn change_cluster(
         body.value.display_name.as_ref(),
         body.value.labels.as_ref(),
     )?;
-    change.tx.update_cluster_metadata(&seen, &written).await?;
-    let changed = change.tx.get_cluster(seen.id).await?;
+    change
+        .tx
+        .clusters()
+        .update_cluster_metadata(&seen, &written)
+        .await?;
+    let changed = change.tx.clusters().get_cluster(seen.id).await?;
     let now = caller.app.clock.now();
     let done = MutationOutcome::new(StatusCode::OK, seen.id)
         .with_etag(etag(changed.generation))

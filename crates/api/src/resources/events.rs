@@ -79,19 +79,20 @@ pub(crate) async fn list_events(
     }
     if header(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream")) {
         let mut tx = database.begin_read().await?;
-        let cursor = tx.check_cursor(after).await?;
+        let cursor = tx.events().check_cursor(after).await?;
         return Ok(
             stream_events(caller, tx.rollback_into_session(), after, upgrade, cursor)
                 .into_response(),
         );
     }
     let mut tx = database.begin_read().await?;
-    match tx.check_cursor(after).await? {
+    match tx.events().check_cursor(after).await? {
         CursorStatus::Retained => {}
         CursorStatus::Expired => return Err(events_expired()),
         CursorStatus::Ahead { last } => return Err(cursor_ahead(last)),
     }
     let found = tx
+        .events()
         .list_events_after(&caller.access_filter(), after, upgrade, EVENTS_PER_READ)
         .await?;
     let items: Vec<meshwright_wire::Event> = found.into_iter().map(views::event).collect();
@@ -173,7 +174,7 @@ impl EventStream {
                     // nothing. A number beyond the newest event can only come from a restored
                     // backup.
                     if let Ok(cursor @ CursorStatus::Ahead { .. }) =
-                        tx.check_cursor(self.after).await
+                        tx.events().check_cursor(self.after).await
                     {
                         drop(tx);
                         self.apply_cursor(cursor);
@@ -181,6 +182,7 @@ impl EventStream {
                     }
                 }
                 if let Ok(found) = tx
+                    .events()
                     .list_events_after(
                         &self.caller.access_filter(),
                         self.after,

@@ -110,6 +110,7 @@ pub(crate) async fn create_identity_provider(
         .await?;
     change
         .tx
+        .tenants()
         .check_quota(QuotaResource::IdentityProviders)
         .await?;
     let wanted = &body.value;
@@ -141,10 +142,18 @@ pub(crate) async fn create_identity_provider(
         required_claims: wanted.required_claims.clone(),
         created_at: caller.app.clock.now(),
     };
-    change.tx.create_identity_provider(&provider).await?;
+    change
+        .tx
+        .identities()
+        .create_identity_provider(&provider)
+        .await?;
     let shown = provider_view(
         &caller,
-        &change.tx.get_identity_provider(provider.id).await?,
+        &change
+            .tx
+            .identities()
+            .get_identity_provider(provider.id)
+            .await?,
     );
     let done = MutationOutcome::new(StatusCode::CREATED, provider.id)
         .with_location(format!("/v1/identity-providers/{}", provider.id));
@@ -165,6 +174,7 @@ pub(crate) async fn list_identity_providers(
     let found = database
         .begin_read()
         .await?
+        .identities()
         .list_identity_providers(list.page(&caller)?)
         .await?;
     let (shown, next_page_token) = list.split_page(&caller, found, |provider| provider.id.0);
@@ -191,6 +201,7 @@ pub(crate) async fn get_identity_provider(
     let found = database
         .begin_read()
         .await?
+        .identities()
         .get_identity_provider(parse_id(&provider, "identity provider")?)
         .await?;
     Ok(Json(provider_view(&caller, &found)))
@@ -213,9 +224,14 @@ pub(crate) async fn delete_identity_provider(
         .await?;
     let found = change
         .tx
+        .identities()
         .get_identity_provider(parse_id(&provider, "identity provider")?)
         .await?;
-    change.tx.delete_identity_provider(found.id).await?;
+    change
+        .tx
+        .identities()
+        .delete_identity_provider(found.id)
+        .await?;
     change
         .commit_deletion(found.id, &provider_view(&caller, &found))
         .await
@@ -235,7 +251,11 @@ pub(crate) async fn create_role_binding(
     let mut change = caller
         .begin_mutation(database, "createRoleBinding", &body)
         .await?;
-    change.tx.check_quota(QuotaResource::RoleBindings).await?;
+    change
+        .tx
+        .tenants()
+        .check_quota(QuotaResource::RoleBindings)
+        .await?;
     let wanted = &body.value;
     let subject = match (&wanted.subject, &wanted.group) {
         (Some(subject), None) => Subject::User(subject.clone()),
@@ -256,7 +276,10 @@ pub(crate) async fn create_role_binding(
         .map_err(|error: UnknownScope| ApiError::invalid_field("/scope", error.to_string()))?;
     let absent = || ApiError::invalid_field("/provider_id", "there is no such identity provider");
     let provider: ProviderId = wanted.provider_id.parse().map_err(|_| absent())?;
-    require_referenced(change.tx.get_identity_provider(provider).await, absent)?;
+    require_referenced(
+        change.tx.identities().get_identity_provider(provider).await,
+        absent,
+    )?;
     require_known_scope(&mut change.tx, scope, || {
         ApiError::invalid_field("/scope", "there is no such mesh or cluster")
     })
@@ -272,7 +295,7 @@ pub(crate) async fn create_role_binding(
         grant: Grant { role, scope },
         created_at,
     };
-    change.tx.create_role_binding(&binding).await?;
+    change.tx.identities().create_role_binding(&binding).await?;
     change
         .commit_response(
             MutationOutcome::new(StatusCode::CREATED, id),
@@ -295,6 +318,7 @@ pub(crate) async fn list_role_bindings(
     let found = database
         .begin_read()
         .await?
+        .identities()
         .list_role_bindings(None, list.page(&caller)?)
         .await?;
     let (shown, next_page_token) = list.split_page(&caller, found, |binding| binding.id.0);
@@ -320,11 +344,12 @@ pub(crate) async fn delete_role_binding(
         .await?;
     let found = change
         .tx
+        .identities()
         .list_role_bindings(Some(parse_id(&binding, "role binding")?), Page::ALL)
         .await?
         .pop();
     let found = found.ok_or_else(|| ApiError::not_found("role binding"))?;
-    change.tx.delete_role_binding(found.id).await?;
+    change.tx.identities().delete_role_binding(found.id).await?;
     change
         .commit_deletion(found.id, &binding_view(&found))
         .await

@@ -39,11 +39,11 @@ pub(crate) fn force_reason(options: &DeleteOptions) -> Result<Option<&str>> {
 
 /// Refuses a forced deletion while an upgrade holds the mesh, which force has not abandoned.
 pub(crate) async fn check_no_upgrade_under_way(tx: &mut Tx<'_>, mesh: MeshId) -> Result<()> {
-    let holder = tx.mesh_lock_holder(mesh).await?;
+    let holder = tx.meshes().mesh_lock_holder(mesh).await?;
     let Some(upgrade) = holder.and_then(|holder| holder.parse::<UpgradeId>().ok()) else {
         return Ok(());
     };
-    let state = tx.get_upgrade(upgrade).await?.state;
+    let state = tx.upgrades().get_upgrade(upgrade).await?.state;
     Err(ApiError::new(
         StatusCode::CONFLICT,
         ProblemCode::MeshBusy,

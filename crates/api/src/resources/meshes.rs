@@ -45,8 +45,14 @@ async fn start_operation(
 ) -> Result<Response> {
     let id = OperationId(caller.app.clock.new_uuid());
     match beside {
-        LockMode::WithIdleUpgrade => change.tx.acquire_data_plane_lock(mesh, id).await?,
-        LockMode::Exclusive => change.tx.acquire_mesh_lock(mesh, &id.to_string()).await?,
+        LockMode::WithIdleUpgrade => change.tx.meshes().acquire_data_plane_lock(mesh, id).await?,
+        LockMode::Exclusive => {
+            change
+                .tx
+                .meshes()
+                .acquire_mesh_lock(mesh, &id.to_string())
+                .await?;
+        }
     }
     let due_in = std::time::Duration::ZERO;
     let new = NewOperation {
@@ -60,9 +66,10 @@ async fn start_operation(
     };
     change
         .tx
+        .operations()
         .create_operation(&new, caller.app.clock.now())
         .await?;
-    let shown = views::operation(&change.tx.get_operation(id).await?, (0, 0));
+    let shown = views::operation(&change.tx.operations().get_operation(id).await?, (0, 0));
     change
         .commit_response(
             MutationOutcome::new(StatusCode::ACCEPTED, mesh)
@@ -87,6 +94,7 @@ pub(crate) async fn list_meshes(
     let found = database
         .begin_read()
         .await?
+        .meshes()
         .list_meshes(
             &caller.access_filter(),
             &list.filter.to_list_filter()?,
@@ -152,9 +160,10 @@ pub(crate) async fn change_mesh(
         .unwrap_or(seen.deletion_protection);
     change
         .tx
+        .meshes()
         .update_mesh_metadata(&seen, &written, protection)
         .await?;
-    let changed = change.tx.get_mesh(seen.id).await?;
+    let changed = change.tx.meshes().get_mesh(seen.id).await?;
     let done = MutationOutcome::new(StatusCode::OK, seen.id)
         .with_etag(etag(changed.generation))
         .with_before(&views::mesh(&seen));
@@ -168,7 +177,7 @@ pub(crate) async fn authorized_mesh(
     text: &str,
     action: Action,
 ) -> Result<meshwright_store::Mesh> {
-    let mesh = tx.get_mesh(parse_id(text, "mesh")?).await?;
+    let mesh = tx.meshes().get_mesh(parse_id(text, "mesh")?).await?;
     caller.require_permission_on(action, &[Scope::Mesh(mesh.id)], "mesh")?;
     if mesh.state == MeshState::Deleted {
         Err(ApiError::not_found("mesh"))

@@ -51,6 +51,7 @@ pub(crate) async fn list_operations(
     let found = database
         .begin_read()
         .await?
+        .operations()
         .list_operations_with_counts(&caller.access_filter(), upgrade, page)
         .await?;
     let (found, next_page_token) = list.split_page(&caller, found, |(operation, _)| operation.id.0);
@@ -70,7 +71,7 @@ async fn authorized_operation(
     id: OperationId,
     action: Action,
 ) -> Result<meshwright_store::Operation> {
-    let found = tx.get_operation(id).await?;
+    let found = tx.operations().get_operation(id).await?;
     caller.require_permission_on(action, &operation_scopes(&found), "operation")?;
     Ok(found)
 }
@@ -115,7 +116,8 @@ pub(crate) async fn get_operation(
     let mut tx = database.begin_read().await?;
     let shown = loop {
         let found = authorized_operation(&caller, &mut tx, operation, Action::Read).await?;
-        let shown = views::operation_with_steps(&found, &tx.list_steps(operation).await?);
+        let shown =
+            views::operation_with_steps(&found, &tx.operations().list_steps(operation).await?);
         if ended_or_awaits_person(&found) {
             break shown;
         }
@@ -160,7 +162,7 @@ pub(crate) async fn operation_action(
     )?;
     if let Some(upgrade) = found.upgrade {
         return Err(stage_of_upgrade_error(
-            &change.tx.get_upgrade(upgrade).await?,
+            &change.tx.upgrades().get_upgrade(upgrade).await?,
             wish,
         ));
     }
@@ -174,10 +176,12 @@ pub(crate) async fn operation_action(
     }
     change
         .tx
+        .operations()
         .signal_operation(operation, wish, caller.app.clock.now())
         .await?;
-    let asked = change.tx.get_operation(operation).await?;
-    let shown = views::operation_with_steps(&asked, &change.tx.list_steps(operation).await?);
+    let asked = change.tx.operations().get_operation(operation).await?;
+    let shown =
+        views::operation_with_steps(&asked, &change.tx.operations().list_steps(operation).await?);
     change
         .commit_response(
             MutationOutcome::new(StatusCode::ACCEPTED, operation)

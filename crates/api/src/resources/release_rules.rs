@@ -10,7 +10,7 @@ use crate::error::{ApiError, Result};
 
 /// Reads the release with this version from the catalogue.
 pub(crate) async fn find_release(tx: &mut Tx<'_>, version: &Version) -> Result<Release> {
-    let releases = tx.list_releases().await?;
+    let releases = tx.catalogue().list_releases().await?;
     let absent = || {
         ApiError::invalid_field("/version", format!("{version} is not in the catalogue"))
             .with_code(ProblemCode::VersionNotInCatalogue)

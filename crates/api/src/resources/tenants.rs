@@ -105,8 +105,12 @@ pub(crate) async fn create_tenant(
         edition,
         wrapped_key: &wrapped,
     };
-    change.tx.create_tenant(&new, now).await?;
-    change.tx.create_first_api_key(tenant, &key, now).await?;
+    change.tx.tenants().create_tenant(&new, now).await?;
+    change
+        .tx
+        .tenants()
+        .create_first_api_key(tenant, &key, now)
+        .await?;
     let made = find_tenant(&mut change.tx, tenant).await?;
     let done = MutationOutcome::new(StatusCode::CREATED, tenant)
         .with_location(format!("/v1/tenants/{tenant}"))
@@ -128,6 +132,7 @@ async fn find_tenant(
     tenant: TenantId,
 ) -> Result<meshwright_store::Tenant> {
     Ok(tx
+        .tenants()
         .list_tenants(Some(tenant), false, Page::ALL)
         .await?
         .pop()
@@ -149,6 +154,7 @@ pub(crate) async fn list_tenants(
     let found = database
         .begin_read()
         .await?
+        .tenants()
         .list_tenants(None, list.filter.show_deleted, list.page(&caller)?)
         .await?;
     let (shown, next_page_token) = list.split_page(&caller, found, |tenant| tenant.id.0);
@@ -222,7 +228,7 @@ pub(crate) async fn change_tenant(
         edition: wanted.unwrap_or(seen.edition),
         ..seen.clone()
     };
-    change.tx.update_tenant(&seen, &wanted).await?;
+    change.tx.tenants().update_tenant(&seen, &wanted).await?;
     let changed = find_tenant(&mut change.tx, seen.id).await?;
     let done = MutationOutcome::new(StatusCode::OK, seen.id)
         .with_etag(etag(changed.generation))
@@ -249,7 +255,7 @@ pub(crate) async fn delete_tenant(
         .await?;
     let seen = find_tenant(&mut change.tx, parse_id(&tenant, "tenant")?).await?;
     check_if_match(&headers, seen.generation)?;
-    let (meshes, clusters) = change.tx.delete_tenant(&seen).await?;
+    let (meshes, clusters) = change.tx.tenants().delete_tenant(&seen).await?;
     if meshes + clusters > 0 {
         let detail = format!("The tenant has {meshes} meshes and {clusters} clusters.");
         let hint = "Suspend it, or have its owners delete them first.";
@@ -294,7 +300,11 @@ pub(crate) async fn create_owner_key(
         expires_at: None,
     };
     let entry = change.audit_entry(key.id);
-    let made = change.tx.create_owner_api_key(tenant, &key, entry).await?;
+    let made = change
+        .tx
+        .tenants()
+        .create_owner_api_key(tenant, &key, entry)
+        .await?;
     let shown = ApiKey {
         secret: Some(text.reveal()),
         ..api_keys::api_key_view(&made)
@@ -314,10 +324,10 @@ pub(crate) async fn get_usage(
 ) -> Result<Json<Usage>> {
     caller.require_permission(Action::Read)?;
     let mut tx = database.begin_read().await?;
-    let tenant = tx.current_tenant().await?;
+    let tenant = tx.tenants().current_tenant().await?;
     let mut items = BTreeMap::new();
     for of in QuotaResource::ALL {
-        let used = tx.count_objects(of).await?;
+        let used = tx.tenants().count_objects(of).await?;
         items.insert(
             of.as_str().to_owned(),
             QuotaUsage {

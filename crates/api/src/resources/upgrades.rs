@@ -59,9 +59,10 @@ pub(crate) async fn create_upgrade(
     let new = resolve_upgrade(&caller, &mut change.tx, &mesh, version, choice).await?;
     change
         .tx
+        .upgrades()
         .create_upgrade(&new, caller.app.clock.now())
         .await?;
-    let planned = change.tx.get_upgrade(new.id).await?;
+    let planned = change.tx.upgrades().get_upgrade(new.id).await?;
     let done = MutationOutcome::new(StatusCode::CREATED, new.id)
         .with_location(format!("/v1/upgrades/{}", new.id))
         .with_etag(etag(planned.transitions));
@@ -110,7 +111,7 @@ async fn resolve_upgrade(
 ) -> Result<NewUpgrade> {
     let strategy = choice.strategy;
     let release = find_release(tx, &version).await?;
-    let policy = tx.upgrade_policy().await?;
+    let policy = tx.catalogue().upgrade_policy().await?;
     let members = member_kubernetes_versions(mesh);
     let today = caller
         .app
@@ -173,7 +174,7 @@ pub(crate) async fn list_upgrades(
     caller.require_permission_on(Action::Read, &[Scope::Mesh(id)], "mesh")?;
     let page = list.page(&caller)?;
     let mut tx = database.begin_read().await?;
-    let found = tx.list_upgrades(id, page).await?;
+    let found = tx.upgrades().list_upgrades(id, page).await?;
     if found.is_empty() {
         // An empty list does not tell whether the mesh exists, so read the mesh. A list with
         // upgrades proves that it does.
@@ -202,7 +203,7 @@ pub(crate) async fn get_upgrade(
     let waiting = wait.start_long_poll(&caller)?;
     let mut tx = database.begin_read().await?;
     let found = loop {
-        let found = tx.get_upgrade(upgrade).await?;
+        let found = tx.upgrades().get_upgrade(upgrade).await?;
         caller.require_permission_on(Action::Read, &[Scope::Mesh(found.mesh)], "upgrade")?;
         if ended_or_awaits_person(&found.state) {
             break found;
@@ -278,7 +279,11 @@ async fn authorized_upgrade(
     change: &mut Mutation<'_>,
     upgrade: &str,
 ) -> Result<meshwright_store::Upgrade> {
-    let found = change.tx.get_upgrade(parse_id(upgrade, "upgrade")?).await?;
+    let found = change
+        .tx
+        .upgrades()
+        .get_upgrade(parse_id(upgrade, "upgrade")?)
+        .await?;
     caller.require_permission_on(Action::Upgrade, &[Scope::Mesh(found.mesh)], "upgrade")?;
     Ok(found)
 }
@@ -307,6 +312,7 @@ async fn apply_verb(
     }
     let asked = change
         .tx
+        .upgrades()
         .apply_verb(
             upgrade,
             (verb, &caller.principal),
@@ -351,7 +357,7 @@ pub(crate) async fn move_namespaces(
         .begin_mutation(database, "moveNamespaces", &body)
         .await?;
     let before = authorized_upgrade(&caller, &mut change, &upgrade).await?;
-    let mesh = change.tx.get_mesh(before.mesh).await?;
+    let mesh = change.tx.meshes().get_mesh(before.mesh).await?;
     for (number, chosen) in body.value.namespaces.iter().enumerate() {
         require_member_namespace(
             &mesh,

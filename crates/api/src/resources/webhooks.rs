@@ -1,4 +1,4 @@
-//! Handles requests for webhooks, the addresses that events are sent to, and for their deliveries.
+//! Handles requests for webhooks, the addresses that events are sent to.
 
 use axum::Json;
 use axum::extract::Path;
@@ -14,8 +14,7 @@ use meshwright_model::quota::QuotaResource;
 use meshwright_model::webhook::{self, MAX_EVENT_KINDS};
 use meshwright_store::{NewWebhook, Tx};
 use meshwright_wire::{
-    ChangeWebhook, CreateWebhook, Delivery, DeliveryError, DeliveryList, EventKind,
-    RotateWebhookSecret, Webhook, WebhookList, WebhookStop,
+    ChangeWebhook, CreateWebhook, RotateWebhookSecret, Webhook, WebhookList, WebhookStop,
 };
 
 use crate::error::{ApiError, Result};
@@ -24,6 +23,8 @@ use crate::request::mutation::{Body, EmptyBody, MutationOutcome};
 use crate::request::pagination::{ListRequest, Unfiltered};
 use crate::request::params::{check_if_match, etag, parse_id, parse_name};
 use crate::resources::api_keys::MAX_OVERLAP_SECONDS;
+
+pub(crate) mod deliveries;
 
 /// Maximum length of a webhook's address, in bytes.
 pub(crate) const MAX_URL_BYTES: usize = 2048;
@@ -42,21 +43,6 @@ fn webhook_view(webhook: &meshwright_store::Webhook) -> Webhook {
         former_until: webhook.former_until,
         delivered_at: webhook.delivered_at,
         created_at: webhook.created_at,
-    }
-}
-
-/// Builds the view of a delivery to a webhook.
-fn delivery_view(webhook: WebhookId, delivery: &meshwright_store::Delivery) -> Delivery {
-    Delivery {
-        seq: delivery.event.seq,
-        message_id: webhook::message_id(webhook, delivery.event.seq),
-        kind: EventKind::from_name(&delivery.event.kind),
-        state: delivery.state.into(),
-        attempts: delivery.attempts,
-        next_at: delivery.due_at,
-        last_at: delivery.last_at,
-        last_status: delivery.last_status,
-        last_error: delivery.last_error.as_ref().map(DeliveryError::from_name),
     }
 }
 
@@ -109,7 +95,10 @@ fn generate_secret() -> (String, Vec<u8>) {
 
 /// Reads a webhook of the tenant.
 async fn find_webhook(tx: &mut Tx<'_>, text: &str) -> Result<meshwright_store::Webhook> {
-    Ok(tx.get_webhook(parse_id(text, "webhook")?).await?)
+    Ok(tx
+        .webhooks()
+        .get_webhook(parse_id(text, "webhook")?)
+        .await?)
 }
 
 /// Create a new webhook
@@ -126,7 +115,11 @@ pub(crate) async fn create_webhook(
     let mut change = caller
         .begin_mutation(database, "createWebhook", &body)
         .await?;
-    change.tx.check_quota(QuotaResource::Webhooks).await?;
+    change
+        .tx
+        .tenants()
+        .check_quota(QuotaResource::Webhooks)
+        .await?;
     let wanted = &body.value;
     let new = NewWebhook {
         name: parse_name(&wanted.name)?.to_string(),
@@ -138,9 +131,10 @@ pub(crate) async fn create_webhook(
     let (text, bytes) = generate_secret();
     change
         .tx
+        .webhooks()
         .create_webhook(id, &new, &bytes, caller.app.clock.now())
         .await?;
-    let made = change.tx.get_webhook(id).await?;
+    let made = change.tx.webhooks().get_webhook(id).await?;
     let shown = Webhook {
         secret: Some(text),
         ..webhook_view(&made)
@@ -165,6 +159,7 @@ pub(crate) async fn list_webhooks(
     let found = database
         .begin_read()
         .await?
+        .webhooks()
         .list_webhooks(list.page(&caller)?)
         .await?;
     let (shown, next_page_token) = list.split_page(&caller, found, |webhook| webhook.id.0);
@@ -226,8 +221,8 @@ pub(crate) async fn change_webhook(
             .map_or_else(|| Ok(seen.kinds.clone()), parse_kinds)?,
         enabled: body.value.enabled.unwrap_or(seen.enabled),
     };
-    change.tx.update_webhook(&seen, &new).await?;
-    let changed = change.tx.get_webhook(seen.id).await?;
+    change.tx.webhooks().update_webhook(&seen, &new).await?;
+    let changed = change.tx.webhooks().get_webhook(seen.id).await?;
     let done = MutationOutcome::new(StatusCode::OK, seen.id)
         .with_etag(etag(changed.generation))
         .with_before(&webhook_view(&seen));
@@ -252,7 +247,7 @@ pub(crate) async fn delete_webhook(
         .await?;
     let found = find_webhook(&mut change.tx, &webhook).await?;
     check_if_match(&headers, found.generation)?;
-    change.tx.delete_webhook(found.id).await?;
+    change.tx.webhooks().delete_webhook(found.id).await?;
     change
         .commit_deletion(found.id, &webhook_view(&found))
         .await
@@ -287,9 +282,10 @@ pub(crate) async fn rotate_webhook_secret(
     let until = caller.app.clock.now() + SignedDuration::from_secs(overlap.into());
     change
         .tx
+        .webhooks()
         .rotate_webhook_secret(before.id, &bytes, until)
         .await?;
-    let after = change.tx.get_webhook(before.id).await?;
+    let after = change.tx.webhooks().get_webhook(before.id).await?;
     let shown = Webhook {
         secret: Some(text),
         ..webhook_view(&after)
@@ -328,69 +324,11 @@ pub(crate) async fn test_webhook(
             "Switch it on first.",
         ));
     }
-    change.tx.push_test_event(found.id, caller.app.clock.now());
+    change
+        .tx
+        .webhooks()
+        .push_test_event(found.id, caller.app.clock.now());
     let done = MutationOutcome::new(StatusCode::ACCEPTED, found.id)
         .with_location(format!("/v1/webhooks/{}/deliveries", found.id));
     change.commit_response(done, &webhook_view(&found)).await
-}
-
-/// List a webhook's deliveries
-///
-/// Returns the deliveries to the webhook, sent and due, newest first, as far back as events are
-/// kept.
-#[utoipa::path(get, path = "/v1/webhooks/{webhook_id}/deliveries", operation_id = "listDeliveries", tag = "webhooks",
-    params(("webhook_id" = String, Path), ("page_size" = Option<i64>, Query, description = "Number of items on a page, from 1 to 500"), ("page_token" = Option<String>, Query)),
-    responses((status = 200, body = DeliveryList)))]
-pub(crate) async fn list_deliveries(
-    Authenticated(caller, database): Authenticated,
-    Path(webhook): Path<String>,
-    list: ListRequest<Unfiltered>,
-) -> Result<Json<DeliveryList>> {
-    caller.require_permission(Action::ReadAccess)?;
-    let mut tx = database.begin_read().await?;
-    let id: WebhookId = parse_id(&webhook, "webhook")?;
-    let page = list.page(&caller)?;
-    let before = page
-        .after
-        .map(|after| i64::try_from(after.as_u128()).unwrap_or(i64::MAX));
-    let found = tx.list_deliveries(id, before, page.limit).await?;
-    if found.is_empty() {
-        // An empty list does not tell whether the webhook exists, so read the webhook. A list with
-        // deliveries proves that it does.
-        find_webhook(&mut tx, &webhook).await?;
-    }
-    let number = |seq: i64| uuid::Uuid::from_u128(u128::try_from(seq).unwrap_or_default());
-    let (shown, next_page_token) =
-        list.split_page(&caller, found, |delivery| number(delivery.event.seq));
-    let items = shown
-        .iter()
-        .map(|delivery| delivery_view(id, delivery))
-        .collect();
-    Ok(Json(DeliveryList {
-        items,
-        next_page_token,
-    }))
-}
-
-/// Send a message again
-///
-/// Sends the message of an event to the webhook again, in any state of its delivery, as long as the
-/// event is kept.
-#[utoipa::path(post, path = "/v1/webhooks/{webhook_id}/deliveries/{seq}/redeliver", operation_id = "redeliver", tag = "webhooks",
-    params(("webhook_id" = String, Path), ("seq" = i64, Path, description = "The number of the event")),
-    responses((status = 202, body = Delivery)))]
-pub(crate) async fn redeliver_event(
-    Authenticated(caller, database): Authenticated,
-    Path((webhook, seq)): Path<(String, String)>,
-    body: Body<EmptyBody>,
-) -> Result<Response> {
-    caller.require_permission(Action::ChangeAccess)?;
-    let mut change = caller.begin_mutation(database, "redeliver", &body).await?;
-    let found = find_webhook(&mut change.tx, &webhook).await?;
-    let seq: i64 = seq.parse().map_err(|_| ApiError::not_found("delivery"))?;
-    change.tx.requeue_delivery(found.id, seq).await?;
-    let shown = delivery_view(found.id, &change.tx.get_delivery(found.id, seq).await?);
-    change
-        .commit_response(MutationOutcome::new(StatusCode::ACCEPTED, found.id), &shown)
-        .await
 }

@@ -12,7 +12,10 @@ use crate::support::{Service, routes};
 async fn log(service: &Service) -> Vec<ChainedEntry> {
     let db = &service.fleet.db;
     let mut tx = db.begin_beside_workers().await;
-    tx.list_audit_entries(0, i64::MAX).await.expect("entries")
+    tx.audit()
+        .list_audit_entries(0, i64::MAX)
+        .await
+        .expect("entries")
 }
 
 fn verified(

@@ -52,10 +52,12 @@ async fn ready_cluster(service: &Service, tenant: TenantId) -> ClusterId {
         .begin(tenant)
         .await
         .expect("a transaction");
-    tx.create_cluster(&new, clock.now())
+    tx.clusters()
+        .create_cluster(&new, clock.now())
         .await
         .expect("a cluster");
-    tx.store_renewed_credential(id, &issued, Duration::from_mins(1), clock.now())
+    tx.clusters()
+        .store_renewed_credential(id, &issued, Duration::from_mins(1), clock.now())
         .await
         .expect("a credential");
     tx.commit().await.expect("a commit");

@@ -78,6 +78,7 @@ async fn events_are_neither_lost_nor_reordered() {
 async fn tail(fleet: &Fleet, after: i64) -> Vec<i64> {
     let mut tx = fleet.db.begin_beside_workers().await;
     let events = tx
+        .events()
         .list_events_after(&AccessFilter::ALL, after, None, 1000)
         .await
         .expect("events");

@@ -37,33 +37,45 @@ impl Ids {
         let upgrade = fleet.get_or_plan_upgrade().await.to_string();
         let mut tx = fleet.db.begin_beside_workers().await;
         let cluster = tx
+            .clusters()
             .list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
             .await
             .expect("clusters")[0]
             .id
             .to_string();
         let operation = tx
+            .operations()
             .list_operations(&AccessFilter::ALL, None, Page::ALL)
             .await
             .expect("operations")[0]
             .id
             .to_string();
-        let key = tx.list_api_keys(false, Page::ALL).await.expect("keys")[0]
+        let key = tx
+            .api_keys()
+            .list_api_keys(false, Page::ALL)
+            .await
+            .expect("keys")[0]
             .id
             .to_string();
         let provider = tx
+            .identities()
             .list_identity_providers(Page::ALL)
             .await
             .expect("providers")[0]
             .id
             .to_string();
         let binding = tx
+            .identities()
             .list_role_bindings(None, Page::ALL)
             .await
             .expect("bindings")[0]
             .id
             .to_string();
-        let webhook = tx.list_webhooks(Page::ALL).await.expect("webhooks")[0]
+        let webhook = tx
+            .webhooks()
+            .list_webhooks(Page::ALL)
+            .await
+            .expect("webhooks")[0]
             .id
             .to_string();
         Self {
@@ -186,10 +198,14 @@ async fn trust(fleet: &Fleet) {
         created_at,
     };
     let mut tx = fleet.db.begin_beside_workers().await;
-    tx.create_identity_provider(&provider)
+    tx.identities()
+        .create_identity_provider(&provider)
         .await
         .expect("a provider");
-    tx.create_role_binding(&binding).await.expect("a binding");
+    tx.identities()
+        .create_role_binding(&binding)
+        .await
+        .expect("a binding");
     tx.commit().await.expect("a commit");
 }
 
@@ -203,10 +219,11 @@ async fn listen(fleet: &Fleet) {
         enabled: true,
     };
     let mut tx = fleet.db.begin_beside_workers().await;
-    tx.create_webhook(id, &new, b"a secret", fleet.clock.now())
+    tx.webhooks()
+        .create_webhook(id, &new, b"a secret", fleet.clock.now())
         .await
         .expect("a webhook");
-    tx.push_test_event(id, fleet.clock.now());
+    tx.webhooks().push_test_event(id, fleet.clock.now());
     tx.commit().await.expect("a commit");
 }
 

@@ -69,7 +69,10 @@ pub(crate) async fn key(
         expires_at: None,
     };
     let mut tx = store.begin(tenant).await.expect("a transaction");
-    tx.create_api_key(&new, clock.now()).await.expect("a key");
+    tx.api_keys()
+        .create_api_key(&new, clock.now())
+        .await
+        .expect("a key");
     tx.commit().await.expect("a commit");
     text.reveal()
 }
@@ -231,16 +234,19 @@ impl Service {
         let upgrade = self.fleet.get_or_plan_upgrade().await;
         let mut tx = self.fleet.db.begin_beside_workers().await;
         let cluster = tx
+            .clusters()
             .list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
             .await
             .expect("clusters")[0]
             .id;
         let operation = tx
+            .operations()
             .list_operations(&AccessFilter::ALL, None, Page::ALL)
             .await
             .expect("operations")[0]
             .id;
         let key = tx
+            .api_keys()
             .list_api_keys(false, Page::ALL)
             .await
             .expect("keys")

@@ -156,7 +156,7 @@ async fn create_callers(
                 digest,
                 expires_at: None,
             };
-            tx.create_api_key(&new, now).await?;
+            tx.api_keys().create_api_key(&new, now).await?;
             texts.push(text);
         }
         tx.commit().await?;

@@ -137,9 +137,13 @@ async fn measure_ages(
     while begun.elapsed() < SETTLE_TIME + turn {
         tokio::time::sleep(AGE_READ_INTERVAL).await;
         let mut tx = quiet.db.api.begin(quiet.db.tenant).await?;
-        let observed = tx.last_observation(quiet.mesh).await?.map(|(at, _)| at);
-        let member = tx.get_mesh(quiet.mesh).await?.members[0].cluster;
-        let looked = tx.get_cluster(member).await?.observed_at;
+        let observed = tx
+            .meshes()
+            .last_observation(quiet.mesh)
+            .await?
+            .map(|(at, _)| at);
+        let member = tx.meshes().get_mesh(quiet.mesh).await?.members[0].cluster;
+        let looked = tx.clusters().get_cluster(member).await?.observed_at;
         drop(tx);
         if begun.elapsed() > SETTLE_TIME {
             let age =

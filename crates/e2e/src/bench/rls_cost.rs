@@ -164,15 +164,17 @@ impl BenchDatabase {
         let upgrade = fleet.get_or_plan_upgrade().await;
         let mut tx = fleet.db.api.begin(fleet.db.tenant).await?;
         let cluster = tx
+            .clusters()
             .list_clusters(&AccessFilter::ALL, &ListFilter::default(), FIRST_PAGE)
             .await?[0]
             .id;
         let operation = tx
+            .operations()
             .list_operations(&AccessFilter::ALL, None, FIRST_PAGE)
             .await?[0]
             .id;
-        let key = tx.list_api_keys(false, FIRST_PAGE).await?[0].id;
-        let webhook = tx.list_webhooks(FIRST_PAGE).await?[0].id;
+        let key = tx.api_keys().list_api_keys(false, FIRST_PAGE).await?[0].id;
+        let webhook = tx.webhooks().list_webhooks(FIRST_PAGE).await?[0].id;
         drop(tx);
         Ok(Self {
             fleet,
@@ -199,30 +201,65 @@ impl BenchDatabase {
     ) -> std::result::Result<(), StoreError> {
         let (all, every) = (AccessFilter::ALL, ListFilter::default());
         match look {
-            ReadQuery::Clusters => tx.list_clusters(&all, &every, FIRST_PAGE).await.map(drop),
-            ReadQuery::Cluster => tx.get_cluster(self.cluster).await.map(drop),
-            ReadQuery::Meshes => tx.list_meshes(&all, &every, FIRST_PAGE).await.map(drop),
-            ReadQuery::Mesh => tx.get_mesh(self.fleet.mesh).await.map(drop),
+            ReadQuery::Clusters => tx
+                .clusters()
+                .list_clusters(&all, &every, FIRST_PAGE)
+                .await
+                .map(drop),
+            ReadQuery::Cluster => tx.clusters().get_cluster(self.cluster).await.map(drop),
+            ReadQuery::Meshes => tx
+                .meshes()
+                .list_meshes(&all, &every, FIRST_PAGE)
+                .await
+                .map(drop),
+            ReadQuery::Mesh => tx.meshes().get_mesh(self.fleet.mesh).await.map(drop),
             ReadQuery::Upgrades => tx
+                .upgrades()
                 .list_upgrades(self.fleet.mesh, FIRST_PAGE)
                 .await
                 .map(drop),
-            ReadQuery::Upgrade => tx.get_upgrade(self.upgrade).await.map(drop),
-            ReadQuery::Operations => tx.list_operations(&all, None, FIRST_PAGE).await.map(drop),
-            ReadQuery::Operation => tx.get_operation(self.operation).await.map(drop),
-            ReadQuery::Keys => tx.list_api_keys(false, FIRST_PAGE).await.map(drop),
-            ReadQuery::Key => tx.get_api_key(self.key).await.map(drop),
-            ReadQuery::Providers => tx.list_identity_providers(FIRST_PAGE).await.map(drop),
-            ReadQuery::Bindings => tx.list_role_bindings(None, FIRST_PAGE).await.map(drop),
+            ReadQuery::Upgrade => tx.upgrades().get_upgrade(self.upgrade).await.map(drop),
+            ReadQuery::Operations => tx
+                .operations()
+                .list_operations(&all, None, FIRST_PAGE)
+                .await
+                .map(drop),
+            ReadQuery::Operation => tx
+                .operations()
+                .get_operation(self.operation)
+                .await
+                .map(drop),
+            ReadQuery::Keys => tx
+                .api_keys()
+                .list_api_keys(false, FIRST_PAGE)
+                .await
+                .map(drop),
+            ReadQuery::Key => tx.api_keys().get_api_key(self.key).await.map(drop),
+            ReadQuery::Providers => tx
+                .identities()
+                .list_identity_providers(FIRST_PAGE)
+                .await
+                .map(drop),
+            ReadQuery::Bindings => tx
+                .identities()
+                .list_role_bindings(None, FIRST_PAGE)
+                .await
+                .map(drop),
             ReadQuery::Events => tx
+                .events()
                 .list_events_after(&all, 0, None, FIRST_PAGE.limit)
                 .await
                 .map(drop),
-            ReadQuery::Audit => tx.list_audit_entries(0, FIRST_PAGE.limit).await.map(drop),
-            ReadQuery::Usage => tx.current_tenant().await.map(drop),
-            ReadQuery::Webhooks => tx.list_webhooks(FIRST_PAGE).await.map(drop),
-            ReadQuery::Webhook => tx.get_webhook(self.webhook).await.map(drop),
+            ReadQuery::Audit => tx
+                .audit()
+                .list_audit_entries(0, FIRST_PAGE.limit)
+                .await
+                .map(drop),
+            ReadQuery::Usage => tx.tenants().current_tenant().await.map(drop),
+            ReadQuery::Webhooks => tx.webhooks().list_webhooks(FIRST_PAGE).await.map(drop),
+            ReadQuery::Webhook => tx.webhooks().get_webhook(self.webhook).await.map(drop),
             ReadQuery::Deliveries => tx
+                .deliveries()
                 .list_deliveries(self.webhook, None, FIRST_PAGE.limit)
                 .await
                 .map(drop),
@@ -244,7 +281,7 @@ async fn fill_tenant(fleet: &Fleet, rows: usize) -> std::result::Result<(), Stor
             digest,
             expires_at: None,
         };
-        tx.create_api_key(&key, now).await?;
+        tx.api_keys().create_api_key(&key, now).await?;
         let cluster = NewCluster {
             id: ClusterId(fleet.clock.new_uuid()),
             name: format!("more-{row}"),
@@ -252,7 +289,7 @@ async fn fill_tenant(fleet: &Fleet, rows: usize) -> std::result::Result<(), Stor
             kubeconfig: b"theirs".to_vec(),
             metadata: UserMetadata::default(),
         };
-        tx.create_cluster(&cluster, now).await?;
+        tx.clusters().create_cluster(&cluster, now).await?;
     }
     let hook = NewWebhook {
         name: "hook".into(),
@@ -261,10 +298,11 @@ async fn fill_tenant(fleet: &Fleet, rows: usize) -> std::result::Result<(), Stor
         enabled: true,
     };
     let id = WebhookId(fleet.clock.new_uuid());
-    tx.create_webhook(id, &hook, b"a secret", fleet.clock.now())
+    tx.webhooks()
+        .create_webhook(id, &hook, b"a secret", fleet.clock.now())
         .await?;
     for _ in 0..rows {
-        tx.push_test_event(id, fleet.clock.now());
+        tx.webhooks().push_test_event(id, fleet.clock.now());
     }
     tx.commit().await
 }

@@ -111,10 +111,12 @@ impl<'a> ResourceMaker<'a> {
         let upgrade = self.fleet.get_or_plan_upgrade().await;
         let mut tx = store.begin(self.fleet.db.tenant).await?;
         let operation = tx
+            .operations()
             .list_operations(&AccessFilter::ALL, None, Page::ALL)
             .await?[0]
             .id;
         let member = tx
+            .clusters()
             .list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
             .await?[0]
             .id;

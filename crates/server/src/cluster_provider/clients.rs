@@ -57,7 +57,7 @@ impl CredentialSource for StoredCredentialSource {
         let stored = match self.owner {
             CredentialOwner::Member(tenant, id) => {
                 let mut tx = self.store.begin(tenant).await.ok()?;
-                tx.cluster_kubeconfig(id).await
+                tx.clusters().cluster_kubeconfig(id).await
             }
             CredentialOwner::Hosting(id) => self.store.hosting_kubeconfig(id).await,
         };

@@ -51,8 +51,18 @@ impl KubernetesClusterProvider {
         cluster: ClusterId,
     ) -> Result<Option<Mesh>, Problem> {
         let mut tx = self.store.begin(tenant).await.map_err(store_problem)?;
-        match tx.mesh_of_cluster(cluster).await.map_err(store_problem)? {
-            Some(mesh) => tx.get_mesh(mesh).await.map(Some).map_err(store_problem),
+        match tx
+            .clusters()
+            .mesh_of_cluster(cluster)
+            .await
+            .map_err(store_problem)?
+        {
+            Some(mesh) => tx
+                .meshes()
+                .get_mesh(mesh)
+                .await
+                .map(Some)
+                .map_err(store_problem),
             None => Ok(None),
         }
     }
@@ -63,8 +73,12 @@ impl KubernetesClusterProvider {
         mesh: MeshId,
     ) -> Result<(KubernetesMesh, MeshTopology), Problem> {
         let mut tx = self.store.begin(tenant).await.map_err(store_problem)?;
-        let mesh = tx.get_mesh(mesh).await.map_err(store_problem)?;
-        let authority = tx.mesh_authority(mesh.id).await.map_err(store_problem)?;
+        let mesh = tx.meshes().get_mesh(mesh).await.map_err(store_problem)?;
+        let authority = tx
+            .meshes()
+            .mesh_authority(mesh.id)
+            .await
+            .map_err(store_problem)?;
         drop(tx);
         let mut releases = vec![self.load_release(&mesh.current.version).await?];
         if let Some(target) = &mesh.target {

@@ -8,9 +8,10 @@ use meshwright_model::ids::KeyId;
 
 use crate::access::api_key_token::ApiKeyToken;
 use crate::access::tenants::decode_tenant_state;
+use crate::db::query_areas::ApiKeyQueries;
 use crate::db::statements::require_one_row;
 use crate::error::decode_column;
-use crate::{Page, Sealer, StoreError, Tx};
+use crate::{Page, Sealer, StoreError};
 
 /// Time between two updates of a key's last use: 60 seconds. A key in constant use is not written
 /// with every request.
@@ -133,7 +134,7 @@ impl ApiKeyRow {
     }
 }
 
-impl Tx<'_> {
+impl ApiKeyQueries<'_, '_> {
     /// Adds an API key.
     ///
     /// # Errors
@@ -147,7 +148,7 @@ impl Tx<'_> {
         sqlx::query!(
             "INSERT INTO api_keys (tenant_id, key_id, name, role, scopes, secret_hmac, created_at, expires_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-            self.tenant.0,
+            self.tx.tenant.0,
             key.id.0,
             key.name,
             key.role.as_str(),
@@ -156,7 +157,7 @@ impl Tx<'_> {
             now.to_sqlx() as _,
             key.expires_at.map(ToSqlx::to_sqlx) as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -170,10 +171,10 @@ impl Tx<'_> {
             ApiKeyRow,
             "SELECT key_id, name, role, scopes, secret_hmac, former_hmac, former_until, created_at, expires_at, revoked_at, last_used_at
              FROM api_keys WHERE tenant_id = $1 AND key_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         );
-        row.fetch_optional(&mut *self.inner)
+        row.fetch_optional(&mut *self.tx.inner)
             .await?
             .ok_or(StoreError::NotFound { what: "API key" })?
             .into_api_key()
@@ -191,13 +192,13 @@ impl Tx<'_> {
             "SELECT key_id, k.name, role, scopes, secret_hmac, former_hmac, former_until, k.created_at, expires_at, revoked_at, last_used_at,
                  t.state
              FROM api_keys k JOIN tenants t USING (tenant_id) WHERE k.tenant_id = $1 AND key_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "API key" })?;
-        let state = decode_tenant_state(&row.state, self.tenant)?;
+        let state = decode_tenant_state(&row.state, self.tx.tenant)?;
         let key = ApiKeyRow {
             key_id: row.key_id,
             name: row.name,
@@ -229,12 +230,12 @@ impl Tx<'_> {
             "SELECT key_id, name, role, scopes, secret_hmac, former_hmac, former_until, created_at, expires_at, revoked_at, last_used_at
              FROM api_keys WHERE tenant_id = $1 AND ($2::uuid IS NULL OR key_id > $2) AND ($3 OR revoked_at IS NULL)
              ORDER BY key_id LIMIT $4",
-            self.tenant.0,
+            self.tx.tenant.0,
             page.after,
             revoked,
             page.limit
         );
-        rows.fetch_all(&mut *self.inner)
+        rows.fetch_all(&mut *self.tx.inner)
             .await?
             .into_iter()
             .map(ApiKeyRow::into_api_key)
@@ -248,15 +249,15 @@ impl Tx<'_> {
     /// Returns [`StoreError::NotFound`] when this tenant has no such key, and
     /// [`StoreError::LastOwner`] when no other key would let an owner in.
     pub async fn revoke_api_key(&mut self, id: KeyId, now: Timestamp) -> Result<(), StoreError> {
-        self.lock_tenant().await?;
+        self.tx.tenants().lock_tenant().await?;
         self.require_remaining_owner(id, now).await?;
         let done = sqlx::query!(
             "UPDATE api_keys SET revoked_at = coalesce(revoked_at, $3) WHERE tenant_id = $1 AND key_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             now.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -303,12 +304,12 @@ impl Tx<'_> {
         let done = sqlx::query!(
             "UPDATE api_keys SET former_hmac = secret_hmac, former_until = $4, secret_hmac = $3
              WHERE tenant_id = $1 AND key_id = $2 AND revoked_at IS NULL",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             digest,
             former_until.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -327,11 +328,11 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE api_keys SET last_used_at = greatest(last_used_at, $3) WHERE tenant_id = $1 AND key_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             now.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }

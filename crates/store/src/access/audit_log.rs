@@ -5,9 +5,10 @@ use jiff_sqlx::ToSqlx;
 use meshwright_model::audit::{ChainHead, ChainedEntry, Digest, Entry};
 use meshwright_model::ids::TenantId;
 
+use crate::db::query_areas::AuditQueries;
 use crate::error::decode_column;
 use crate::sealing::aead::sha256;
-use crate::{Store, StoreError, Tx};
+use crate::{Store, StoreError};
 
 impl Store {
     /// Reads the chain head of every tenant. This needs the database role of workers; the API's
@@ -70,10 +71,10 @@ impl AuditColumns {
     }
 }
 
-impl Tx<'_> {
+impl AuditQueries<'_, '_> {
     /// Buffers an audit entry. It gets its number in the chain when the transaction commits.
     pub fn record_audit(&mut self, entry: Entry) {
-        self.audit_entries.push(entry);
+        self.tx.audit_entries.push(entry);
     }
 
     /// Appends the buffered entries to the chain and returns the digest of the new head. The caller
@@ -85,7 +86,7 @@ impl Tx<'_> {
     ) -> Result<Digest, StoreError> {
         let mut columns = AuditColumns::default();
         for entry in entries {
-            let (linked, next) = entry.append_to_chain(self.tenant, &head, sha256);
+            let (linked, next) = entry.append_to_chain(self.tx.tenant, &head, sha256);
             head = next;
             columns.push_entry(linked);
         }
@@ -94,7 +95,7 @@ impl Tx<'_> {
             "INSERT INTO audit_entries (tenant_id, seq, at, actor, action, target, request_id, before_hash, after_hash, hash)
              SELECT $1, entry.* FROM unnest($2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[],
                  $8::bytea[], $9::bytea[], $10::bytea[]) AS entry",
-            self.tenant.0,
+            self.tx.tenant.0,
             &columns.seq,
             &columns.at as _,
             &columns.actor,
@@ -105,7 +106,7 @@ impl Tx<'_> {
             &columns.after as _,
             &columns.hash
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(head.hash)
     }
@@ -124,11 +125,11 @@ impl Tx<'_> {
         let rows = sqlx::query!(
             "SELECT seq, at, actor, action, target, request_id, before_hash, after_hash, hash
              FROM audit_entries WHERE tenant_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
-            self.tenant.0,
+            self.tx.tenant.0,
             after,
             limit
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         let read = rows.into_iter().map(|row| {
             let seq = row.seq;
@@ -167,15 +168,15 @@ impl Tx<'_> {
     pub async fn audit_head(&mut self) -> Result<ChainHead, StoreError> {
         let row = sqlx::query!(
             "SELECT audit_seq, audit_hash FROM tenant_heads WHERE tenant_id = $1",
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .fetch_one(&mut *self.inner)
+        .fetch_one(&mut *self.tx.inner)
         .await?;
         let hash = decode_column(
             Digest::try_from(row.audit_hash),
             "tenant_heads",
             "audit_hash",
-            self.tenant,
+            self.tx.tenant,
         )?;
         Ok(ChainHead {
             seq: row.audit_seq,

@@ -8,9 +8,10 @@ use jiff_sqlx::ToSqlx;
 use meshwright_model::access::{Grant, Role, Scope};
 use meshwright_model::ids::{BindingId, ProviderId};
 
+use crate::db::query_areas::IdentityQueries;
 use crate::db::statements::require_one_row;
 use crate::error::{decode_column, to_json};
-use crate::{Page, StoreError, Tx};
+use crate::{Page, StoreError};
 
 /// An `OpenID` Connect provider whose tokens the tenant accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +99,7 @@ fn decode_grant(role: &str, scope: &str, id: BindingId) -> Result<Grant, StoreEr
     })
 }
 
-impl Tx<'_> {
+impl IdentityQueries<'_, '_> {
     /// Adds an identity provider that this tenant trusts.
     ///
     /// # Errors
@@ -108,7 +109,7 @@ impl Tx<'_> {
         sqlx::query!(
             "INSERT INTO identity_providers (tenant_id, provider_id, name, issuer, algorithms, groups_claim, required_claims, created_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-            self.tenant.0,
+            self.tx.tenant.0,
             new.id.0,
             new.name,
             new.issuer,
@@ -117,7 +118,7 @@ impl Tx<'_> {
             to_json(&new.required_claims),
             new.created_at.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -135,11 +136,11 @@ impl Tx<'_> {
             ProviderRow,
             "SELECT provider_id, name, issuer, algorithms, groups_claim, required_claims, created_at FROM identity_providers
              WHERE tenant_id = $1 AND ($2::uuid IS NULL OR provider_id > $2) ORDER BY provider_id LIMIT $3",
-            self.tenant.0,
+            self.tx.tenant.0,
             page.after,
             page.limit
         );
-        rows.fetch_all(&mut *self.inner)
+        rows.fetch_all(&mut *self.tx.inner)
             .await?
             .into_iter()
             .map(ProviderRow::into_provider)
@@ -155,13 +156,13 @@ impl Tx<'_> {
             ProviderRow,
             "SELECT provider_id, name, issuer, algorithms, groups_claim, required_claims, created_at FROM identity_providers
              WHERE tenant_id = $1 AND provider_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         );
         let missing = StoreError::NotFound {
             what: "identity provider",
         };
-        row.fetch_optional(&mut *self.inner)
+        row.fetch_optional(&mut *self.tx.inner)
             .await?
             .ok_or(missing)?
             .into_provider()
@@ -180,10 +181,10 @@ impl Tx<'_> {
             ProviderRow,
             "SELECT provider_id, name, issuer, algorithms, groups_claim, required_claims, created_at FROM identity_providers
              WHERE tenant_id = $1 AND issuer = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             issuer
         );
-        row.fetch_optional(&mut *self.inner)
+        row.fetch_optional(&mut *self.tx.inner)
             .await?
             .map(ProviderRow::into_provider)
             .transpose()
@@ -196,10 +197,10 @@ impl Tx<'_> {
     pub async fn delete_identity_provider(&mut self, id: ProviderId) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "DELETE FROM identity_providers WHERE tenant_id = $1 AND provider_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -219,7 +220,7 @@ impl Tx<'_> {
         sqlx::query!(
             "INSERT INTO role_bindings (tenant_id, binding_id, provider_id, subject_kind, subject, role, scope, created_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-            self.tenant.0,
+            self.tx.tenant.0,
             new.id.0,
             new.provider.0,
             kind,
@@ -228,7 +229,7 @@ impl Tx<'_> {
             new.grant.scope.to_string(),
             new.created_at.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -247,12 +248,12 @@ impl Tx<'_> {
             "SELECT binding_id, provider_id, subject_kind, subject, role, scope, created_at FROM role_bindings
              WHERE tenant_id = $1 AND ($2::uuid IS NULL OR binding_id = $2) AND ($3::uuid IS NULL OR binding_id > $3)
              ORDER BY binding_id LIMIT $4",
-            self.tenant.0,
+            self.tx.tenant.0,
             only.map(|id| id.0),
             page.after,
             page.limit
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         let read = rows.into_iter().map(|row| {
             let id = BindingId(row.binding_id);
@@ -279,10 +280,10 @@ impl Tx<'_> {
     pub async fn delete_role_binding(&mut self, id: BindingId) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "DELETE FROM role_bindings WHERE tenant_id = $1 AND binding_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -306,12 +307,12 @@ impl Tx<'_> {
         let rows = sqlx::query!(
             "SELECT binding_id, role, scope FROM role_bindings WHERE tenant_id = $1 AND provider_id = $2
                  AND ((subject_kind = 'subject' AND subject = $3) OR (subject_kind = 'group' AND subject = ANY($4)))",
-            self.tenant.0,
+            self.tx.tenant.0,
             provider.0,
             subject,
             groups
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         rows.into_iter()
             .map(|row| decode_grant(&row.role, &row.scope, BindingId(row.binding_id)))

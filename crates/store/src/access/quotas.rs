@@ -3,19 +3,20 @@
 use meshwright_model::fleet::TenantState;
 use meshwright_model::quota::QuotaResource;
 
-use crate::{StoreError, Tx};
+use crate::StoreError;
+use crate::db::query_areas::TenantQueries;
 
-impl Tx<'_> {
+impl TenantQueries<'_, '_> {
     /// Counts the tenant's things of one kind, as its quotas count them.
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn count_objects(&mut self, of: QuotaResource) -> Result<u32, StoreError> {
-        let tenant = self.tenant.0;
+        let tenant = self.tx.tenant.0;
         let count = match of {
             QuotaResource::Clusters => {
                 sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM clusters WHERE tenant_id = $1"#, tenant)
-                    .fetch_one(&mut *self.inner)
+                    .fetch_one(&mut *self.tx.inner)
                     .await?
             }
             QuotaResource::Meshes => {
@@ -23,7 +24,7 @@ impl Tx<'_> {
                     r#"SELECT count(*) AS "count!" FROM meshes WHERE tenant_id = $1 AND state <> 'deleted'"#,
                     tenant
                 )
-                .fetch_one(&mut *self.inner)
+                .fetch_one(&mut *self.tx.inner)
                 .await?
             }
             QuotaResource::ApiKeys => {
@@ -31,7 +32,7 @@ impl Tx<'_> {
                     r#"SELECT count(*) AS "count!" FROM api_keys WHERE tenant_id = $1 AND revoked_at IS NULL"#,
                     tenant
                 )
-                .fetch_one(&mut *self.inner)
+                .fetch_one(&mut *self.tx.inner)
                 .await?
             }
             QuotaResource::IdentityProviders => {
@@ -39,17 +40,17 @@ impl Tx<'_> {
                     r#"SELECT count(*) AS "count!" FROM identity_providers WHERE tenant_id = $1"#,
                     tenant
                 )
-                .fetch_one(&mut *self.inner)
+                .fetch_one(&mut *self.tx.inner)
                 .await?
             }
             QuotaResource::RoleBindings => {
                 sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM role_bindings WHERE tenant_id = $1"#, tenant)
-                    .fetch_one(&mut *self.inner)
+                    .fetch_one(&mut *self.tx.inner)
                     .await?
             }
             QuotaResource::Webhooks => {
                 sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM webhooks WHERE tenant_id = $1"#, tenant)
-                    .fetch_one(&mut *self.inner)
+                    .fetch_one(&mut *self.tx.inner)
                     .await?
             }
         };

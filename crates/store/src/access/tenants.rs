@@ -9,11 +9,12 @@ use meshwright_model::fleet::TenantState;
 use meshwright_model::ids::TenantId;
 use meshwright_model::quota::{QuotaResource, Quotas};
 
+use crate::db::query_areas::TenantQueries;
 use crate::db::statements::require_one_row;
 use crate::error::{decode_column, to_json};
 use crate::fleet::mesh::edition_text;
 use crate::sealing::tenant_keys::WrappedKey;
-use crate::{ApiKey, NewApiKey, Page, Store, StoreError, Tx};
+use crate::{ApiKey, NewApiKey, Page, Store, StoreError};
 
 /// Reads the stored form of a tenant's state.
 pub(crate) fn decode_tenant_state(text: &str, tenant: TenantId) -> Result<TenantState, StoreError> {
@@ -101,17 +102,18 @@ impl Store {
         let wrapped = self.sealer.generate_wrapped_key(tenant).await?;
         let mut tx = self.begin(tenant).await?;
         let (quotas, edition) = (&Quotas::default(), Edition::Ultimate);
-        tx.create_tenant(
-            &NewTenant {
-                id: tenant,
-                name,
-                quotas,
-                edition,
-                wrapped_key: &wrapped,
-            },
-            now,
-        )
-        .await?;
+        tx.tenants()
+            .create_tenant(
+                &NewTenant {
+                    id: tenant,
+                    name,
+                    quotas,
+                    edition,
+                    wrapped_key: &wrapped,
+                },
+                now,
+            )
+            .await?;
         tx.commit().await
     }
 
@@ -123,7 +125,7 @@ impl Store {
     pub async fn ensure_platform_key(&self, now: Timestamp) -> Result<(), StoreError> {
         let wrapped = self.sealer.generate_wrapped_key(TenantId::PLATFORM).await?;
         let mut tx = self.begin(TenantId::PLATFORM).await?;
-        match tx.insert_tenant_key(1, &wrapped, now).await {
+        match tx.sealing().insert_tenant_key(1, &wrapped, now).await {
             // The tenant has a key already.
             Err(StoreError::Conflict { .. }) => Ok(()),
             other => {
@@ -134,19 +136,19 @@ impl Store {
     }
 }
 
-impl Tx<'_> {
+impl TenantQueries<'_, '_> {
     /// Assumes the database role that sees the rows of all tenants. [`Tx::reset_role`] must follow
     /// before any statement that is not an operator's.
     pub(crate) async fn assume_platform_role(&mut self) -> Result<(), StoreError> {
         sqlx::query!("SELECT set_config('role', 'mw_platform', true)")
-            .fetch_one(&mut *self.inner)
+            .fetch_one(&mut *self.tx.inner)
             .await?;
         Ok(())
     }
 
     pub(crate) async fn reset_role(&mut self) -> Result<(), StoreError> {
         sqlx::query!("SELECT set_config('role', 'none', true)")
-            .fetch_one(&mut *self.inner)
+            .fetch_one(&mut *self.tx.inner)
             .await?;
         Ok(())
     }
@@ -158,9 +160,9 @@ impl Tx<'_> {
             "SELECT set_config('mw.tenant', $1, true)",
             tenant.0.to_string()
         )
-        .fetch_one(&mut *self.inner)
+        .fetch_one(&mut *self.tx.inner)
         .await?;
-        Ok(std::mem::replace(&mut self.tenant, tenant))
+        Ok(std::mem::replace(&mut self.tx.tenant, tenant))
     }
 
     /// Adds a tenant with its first data key.
@@ -181,14 +183,17 @@ impl Tx<'_> {
             edition_text(new.edition),
             now.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         self.reset_role().await?;
         let before = self.switch_tenant(new.id).await?;
         sqlx::query!("INSERT INTO tenant_heads (tenant_id) VALUES ($1)", new.id.0)
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
-        self.insert_tenant_key(1, new.wrapped_key, now).await?;
+        self.tx
+            .sealing()
+            .insert_tenant_key(1, new.wrapped_key, now)
+            .await?;
         self.switch_tenant(before).await.map(drop)
     }
 
@@ -203,7 +208,7 @@ impl Tx<'_> {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let before = self.switch_tenant(tenant).await?;
-        self.create_api_key(key, now).await?;
+        self.tx.api_keys().create_api_key(key, now).await?;
         self.switch_tenant(before).await.map(drop)
     }
 
@@ -219,10 +224,10 @@ impl Tx<'_> {
         entry: Entry,
     ) -> Result<ApiKey, StoreError> {
         let before = self.switch_tenant(tenant).await?;
-        self.create_api_key(key, entry.at).await?;
-        let made = self.get_api_key(key.id).await?;
-        self.record_audit(entry);
-        self.flush_events_and_audit().await?;
+        self.tx.api_keys().create_api_key(key, entry.at).await?;
+        let made = self.tx.api_keys().get_api_key(key.id).await?;
+        self.tx.audit().record_audit(entry);
+        self.tx.events().flush_events_and_audit().await?;
         self.switch_tenant(before).await?;
         Ok(made)
     }
@@ -241,9 +246,9 @@ impl Tx<'_> {
         );
         if meshes + clusters == 0 {
             sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1", seen.id.0)
-                .execute(&mut *self.inner)
+                .execute(&mut *self.tx.inner)
                 .await?;
-            self.store.sealer.evict_tenant_keys(seen.id);
+            self.tx.store.sealer.evict_tenant_keys(seen.id);
         }
         self.switch_tenant(before).await?;
         if meshes + clusters == 0 {
@@ -264,9 +269,9 @@ impl Tx<'_> {
     pub(crate) async fn lock_tenant(&mut self) -> Result<(), StoreError> {
         sqlx::query!(
             "SELECT 1 AS one FROM tenant_heads WHERE tenant_id = $1 FOR NO KEY UPDATE",
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -279,9 +284,9 @@ impl Tx<'_> {
         let row = sqlx::query_as!(
             TenantRow,
             "SELECT tenant_id, name, state, quotas, edition, generation, created_at FROM tenants WHERE tenant_id = $1",
-            self.tenant.0
+            self.tx.tenant.0
         );
-        row.fetch_optional(&mut *self.inner)
+        row.fetch_optional(&mut *self.tx.inner)
             .await?
             .ok_or(StoreError::NotFound { what: "tenant" })?
             .into_tenant()
@@ -312,7 +317,7 @@ impl Tx<'_> {
             deleted,
             page.limit
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         self.reset_role().await?;
         rows.into_iter().map(TenantRow::into_tenant).collect()
@@ -338,7 +343,7 @@ impl Tx<'_> {
             to_json(&wanted.quotas),
             edition_text(wanted.edition)
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         self.reset_role().await?;
         require_one_row(done.rows_affected(), StoreError::StaleVersion)

@@ -7,9 +7,10 @@ use std::borrow::Cow;
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
 
+use crate::StoreError;
+use crate::db::query_areas::IdempotencyQueries;
 use crate::db::statements::require_one_row;
 use crate::error::decode_column;
-use crate::{StoreError, Tx};
 
 /// Time that a response is stored: 24 hours.
 const RESPONSE_RETENTION: SignedDuration = SignedDuration::from_hours(24);
@@ -67,7 +68,7 @@ impl RequestKey {
     }
 }
 
-impl Tx<'_> {
+impl IdempotencyQueries<'_, '_> {
     /// Reserves the row of a request, or finds the response of an earlier copy.
     ///
     /// # Errors
@@ -84,7 +85,7 @@ impl Tx<'_> {
              ON CONFLICT ON CONSTRAINT idempotency_keys_pk DO UPDATE
                  SET body_hash = excluded.body_hash, created_at = excluded.created_at, status = NULL, location = NULL, etag = NULL, answer = NULL
                  WHERE known.created_at < $7",
-            self.tenant.0,
+            self.tx.tenant.0,
             request.principal,
             request.route,
             request.key,
@@ -92,7 +93,7 @@ impl Tx<'_> {
             now.to_sqlx() as _,
             oldest.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await;
         let taken = taken.map_err(|error| {
             let code = error
@@ -112,18 +113,18 @@ impl Tx<'_> {
             "DELETE FROM idempotency_keys WHERE tenant_id = $1 AND (principal, route, key) IN (
                  SELECT principal, route, key FROM idempotency_keys WHERE tenant_id = $1 AND created_at < $2
                  LIMIT $3 FOR UPDATE SKIP LOCKED)",
-            self.tenant.0,
+            self.tx.tenant.0,
             oldest.to_sqlx() as _,
             MAX_EXPIRED_REQUESTS_PER_PURGE
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(IdempotencyLookup::FirstRequest)
     }
 
     async fn set_lock_timeout(&mut self, limit: &str) -> Result<(), StoreError> {
         sqlx::query!("SELECT set_config('lock_timeout', $1, true)", limit)
-            .fetch_one(&mut *self.inner)
+            .fetch_one(&mut *self.tx.inner)
             .await?;
         Ok(())
     }
@@ -135,12 +136,12 @@ impl Tx<'_> {
         let row = sqlx::query!(
             "SELECT body_hash, status, location, etag, answer FROM idempotency_keys
              WHERE tenant_id = $1 AND principal = $2 AND route = $3 AND key = $4",
-            self.tenant.0,
+            self.tx.tenant.0,
             request.principal,
             request.route,
             request.key
         )
-        .fetch_one(&mut *self.inner)
+        .fetch_one(&mut *self.tx.inner)
         .await?;
         if row.body_hash != request.body_hash {
             return Ok(IdempotencyLookup::KeyReused);
@@ -160,7 +161,7 @@ impl Tx<'_> {
             )?,
             location: row.location,
             etag: row.etag,
-            body: self.open(&request.associated_data(), &answer).await?,
+            body: self.tx.open(&request.associated_data(), &answer).await?,
         }))
     }
 
@@ -174,11 +175,11 @@ impl Tx<'_> {
         request: &RequestKey,
         answer: &StoredResponse,
     ) -> Result<(), StoreError> {
-        let sealed = self.seal(&request.associated_data(), &answer.body)?;
+        let sealed = self.tx.seal(&request.associated_data(), &answer.body)?;
         let kept = sqlx::query!(
             "UPDATE idempotency_keys SET status = $5, location = $6, etag = $7, answer = $8
              WHERE tenant_id = $1 AND principal = $2 AND route = $3 AND key = $4",
-            self.tenant.0,
+            self.tx.tenant.0,
             request.principal,
             request.route,
             request.key,
@@ -187,7 +188,7 @@ impl Tx<'_> {
             answer.etag,
             sealed
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             kept.rows_affected(),

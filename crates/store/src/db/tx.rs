@@ -111,7 +111,7 @@ impl Tx<'_> {
     /// # Errors
     /// Returns an error when the database refuses; nothing was changed then.
     pub async fn commit(mut self) -> Result<(), StoreError> {
-        self.flush_events_and_audit().await?;
+        self.events().flush_events_and_audit().await?;
         self.inner.commit().await?;
         Ok(())
     }

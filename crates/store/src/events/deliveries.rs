@@ -7,8 +7,9 @@ use meshwright_model::ClosedSet;
 use meshwright_model::ids::{MeshId, OperationId, UpgradeId, WebhookId};
 use meshwright_model::webhook::{DeliveryError, DeliveryState, delivery_retry_delay};
 
+use crate::db::query_areas::DeliveryQueries;
 use crate::events::webhooks::secret_associated_data;
-use crate::{Event, StoreError, Tx};
+use crate::{Event, StoreError};
 
 /// One event on its way to one webhook.
 #[derive(Debug, Clone)]
@@ -58,7 +59,7 @@ pub struct DeliveryBatch {
     pub deliveries: Vec<Delivery>,
 }
 
-impl Tx<'_> {
+impl DeliveryQueries<'_, '_> {
     /// Reads the deliveries that are due for a webhook, at most `limit`. Returns `None` when the
     /// webhook is disabled or deleted.
     ///
@@ -73,18 +74,22 @@ impl Tx<'_> {
     ) -> Result<Option<DeliveryBatch>, StoreError> {
         let hook = sqlx::query!(
             "SELECT url, secret, former_secret, former_until FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2 AND enabled",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?;
         let Some(hook) = hook else { return Ok(None) };
-        let mut secrets = vec![self.open(&secret_associated_data(id), &hook.secret).await?];
+        let mut secrets = vec![
+            self.tx
+                .open(&secret_associated_data(id), &hook.secret)
+                .await?,
+        ];
         if let Some(former) = hook
             .former_secret
             .filter(|_| hook.former_until.is_some_and(|until| until.to_jiff() > now))
         {
-            secrets.push(self.open(&secret_associated_data(id), &former).await?);
+            secrets.push(self.tx.open(&secret_associated_data(id), &former).await?);
         }
         let deliveries = self.read_deliveries(id, true, None, limit).await?;
         Ok(Some(DeliveryBatch {
@@ -135,13 +140,13 @@ impl Tx<'_> {
              WHERE d.tenant_id = $1 AND d.webhook_id = $2 AND ($3::bigint IS NULL OR d.seq < $3)
                  AND (NOT $4 OR (d.state = 'pending' AND d.due_at <= now()))
              ORDER BY CASE WHEN $4 THEN d.seq ELSE -d.seq END LIMIT $5"#,
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             before,
             due,
             limit
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         let read = rows.into_iter().map(|row| {
             Ok(Delivery {
@@ -196,7 +201,7 @@ impl Tx<'_> {
         sqlx::query!(
             "UPDATE deliveries SET state = $4, attempts = $5, due_at = now() + make_interval(secs => $6), last_at = $7, last_status = $8, last_error = $9
              WHERE tenant_id = $1 AND webhook_id = $2 AND seq = $3",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             delivery.event.seq,
             state.as_str(),
@@ -206,16 +211,16 @@ impl Tx<'_> {
             status,
             error
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         if attempt.is_accepted() {
             sqlx::query!(
                 "UPDATE webhooks SET delivered_at = $3 WHERE tenant_id = $1 AND webhook_id = $2",
-                self.tenant.0,
+                self.tx.tenant.0,
                 id.0,
                 now.to_sqlx() as _
             )
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
         }
         Ok(state)

@@ -9,8 +9,9 @@ use meshwright_model::backoff::retry_delay;
 use meshwright_model::ids::{TenantId, WebhookId};
 use meshwright_model::webhook::{self, EventKind, WebhookStop};
 
+use crate::db::query_areas::DeliveryQueries;
 use crate::db::statements::{require_one_row, retry_on_conflict, to_uuids};
-use crate::{NewEvent, Store, StoreError, Tx};
+use crate::{NewEvent, Store, StoreError};
 
 impl Store {
     /// Claims the webhook whose deliveries have been due the longest, and keeps it from other
@@ -41,7 +42,7 @@ impl Store {
     }
 }
 
-impl Tx<'_> {
+impl DeliveryQueries<'_, '_> {
     /// Adds a delivery for each event and each enabled webhook that subscribes to it. `first` is
     /// the number of the first event.
     pub(crate) async fn enqueue_deliveries(
@@ -51,9 +52,9 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         let hooks = sqlx::query!(
             "SELECT webhook_id, kinds FROM webhooks WHERE tenant_id = $1 AND enabled ORDER BY webhook_id",
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         for hook in hooks {
             let id = WebhookId(hook.webhook_id);
@@ -77,12 +78,12 @@ impl Tx<'_> {
             for (seq, at) in &wanted {
                 sqlx::query!(
                     "INSERT INTO deliveries (tenant_id, webhook_id, seq, due_at, created_at) VALUES ($1, $2, $3, now(), $4)",
-                    self.tenant.0,
+                    self.tx.tenant.0,
                     id.0,
                     seq,
                     at.to_sqlx() as _
                 )
-                .execute(&mut *self.inner)
+                .execute(&mut *self.tx.inner)
                 .await?;
             }
             if !wanted.is_empty() {
@@ -97,11 +98,11 @@ impl Tx<'_> {
     pub(crate) async fn wake_webhook(&mut self, id: WebhookId, on: bool) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE webhook_queue SET due_at = CASE WHEN $3 THEN coalesce(due_at, now()) END WHERE tenant_id = $1 AND webhook_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             on
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -119,11 +120,11 @@ impl Tx<'_> {
         let failures = sqlx::query_scalar!(
             "UPDATE webhook_queue SET failures = CASE WHEN $3 THEN failures + 1 ELSE 0 END WHERE tenant_id = $1 AND webhook_id = $2
              RETURNING failures",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             failed
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?;
         let Some(failures) = failures else {
             return Ok(());
@@ -138,11 +139,11 @@ impl Tx<'_> {
                  SELECT greatest(min(d.due_at), now() + make_interval(secs => $3)) FROM deliveries d JOIN webhooks w USING (tenant_id, webhook_id)
                  WHERE d.tenant_id = $1 AND d.webhook_id = $2 AND d.state = 'pending' AND w.enabled HAVING min(d.due_at) IS NOT NULL)
              WHERE tenant_id = $1 AND webhook_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             rest.as_secs_f64()
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -160,15 +161,15 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE webhooks SET enabled = false, stopped = $3, generation = generation + 1 WHERE tenant_id = $1 AND webhook_id = $2 AND enabled",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             reason.as_str()
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         if done.rows_affected() == 1 {
-            self.update_webhook_count().await?;
-            self.push_webhook_event(
+            self.tx.webhooks().update_webhook_count().await?;
+            self.tx.webhooks().push_webhook_event(
                 EventKind::WebhookDisabled,
                 id,
                 serde_json::json!({ "reason": reason.as_str() }),
@@ -185,11 +186,11 @@ impl Tx<'_> {
     pub async fn requeue_delivery(&mut self, id: WebhookId, seq: i64) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE deliveries SET state = 'pending', attempts = 0, due_at = now() WHERE tenant_id = $1 AND webhook_id = $2 AND seq = $3",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             seq
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -197,10 +198,10 @@ impl Tx<'_> {
         )?;
         sqlx::query!(
             "UPDATE webhook_queue SET due_at = now() WHERE tenant_id = $1 AND webhook_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }

@@ -6,8 +6,9 @@ use meshwright_model::audit::{ChainHead, Digest};
 use meshwright_model::ids::{MeshId, OperationId, UpgradeId};
 use meshwright_model::webhook::EventKind;
 
+use crate::db::query_areas::EventQueries;
 use crate::error::decode_column;
-use crate::{AccessFilter, StoreError, Tx};
+use crate::{AccessFilter, StoreError};
 
 /// Time that events are kept at least: 30 days. The audit log holds what has to last longer.
 pub const EVENT_RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -69,14 +70,14 @@ pub enum CursorStatus {
     },
 }
 
-impl Tx<'_> {
+impl EventQueries<'_, '_> {
     /// Numbers and writes the buffered events and audit entries. The row lock on the tenant's head
     /// puts the committing transactions of one tenant in order, so a reader that has seen event n
     /// has seen all events before it.
     pub(crate) async fn flush_events_and_audit(&mut self) -> Result<(), StoreError> {
         let (events, entries) = (
-            std::mem::take(&mut self.events),
-            std::mem::take(&mut self.audit_entries),
+            std::mem::take(&mut self.tx.events),
+            std::mem::take(&mut self.tx.audit_entries),
         );
         if events.is_empty() && entries.is_empty() {
             return Ok(());
@@ -86,11 +87,11 @@ impl Tx<'_> {
         let head = sqlx::query!(
             "UPDATE tenant_heads SET event_seq = event_seq + $2, audit_seq = audit_seq + $3 WHERE tenant_id = $1
              RETURNING event_seq, audit_seq, audit_hash, webhooks",
-            self.tenant.0,
+            self.tx.tenant.0,
             told,
             noted
         )
-        .fetch_one(&mut *self.inner)
+        .fetch_one(&mut *self.tx.inner)
         .await?;
         for (event, seq) in events.iter().zip(head.event_seq - told + 1..) {
             self.write_event(event, seq).await?;
@@ -100,7 +101,9 @@ impl Tx<'_> {
             }
         }
         if head.webhooks > 0 && told > 0 {
-            self.enqueue_deliveries(&events, head.event_seq - told + 1)
+            self.tx
+                .deliveries()
+                .enqueue_deliveries(&events, head.event_seq - told + 1)
                 .await?;
         }
         if noted > 0 {
@@ -108,9 +111,11 @@ impl Tx<'_> {
                 Digest::try_from(head.audit_hash),
                 "tenant_heads",
                 "audit_hash",
-                self.tenant,
+                self.tx.tenant,
             )?;
             let last = self
+                .tx
+                .audit()
                 .append_to_chain(
                     entries,
                     ChainHead {
@@ -121,10 +126,10 @@ impl Tx<'_> {
                 .await?;
             sqlx::query!(
                 "UPDATE tenant_heads SET audit_hash = $2 WHERE tenant_id = $1",
-                self.tenant.0,
+                self.tx.tenant.0,
                 last.as_slice()
             )
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
         }
         Ok(())
@@ -133,7 +138,7 @@ impl Tx<'_> {
     async fn write_event(&mut self, event: &NewEvent, seq: i64) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO events (tenant_id, seq, at, kind, mesh_id, upgrade_id, operation_id, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-            self.tenant.0,
+            self.tx.tenant.0,
             seq,
             event.at.to_sqlx() as _,
             event.kind.as_str(),
@@ -142,7 +147,7 @@ impl Tx<'_> {
             event.operation.map(|id| id.0),
             event.body
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -153,19 +158,22 @@ impl Tx<'_> {
         sqlx::query!(
             "DELETE FROM events WHERE tenant_id = $1 AND at < $2
                  AND seq < (SELECT min(seq) FROM events WHERE tenant_id = $1) + $3",
-            self.tenant.0,
+            self.tx.tenant.0,
             before.to_sqlx() as _,
             MAX_EVENTS_PER_PURGE
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         sqlx::query!(
             "DELETE FROM deliveries WHERE tenant_id = $1 AND seq < (SELECT min(seq) FROM events WHERE tenant_id = $1)",
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
-        self.purge_deleted_mesh_authorities(before).await
+        self.tx
+            .meshes()
+            .purge_deleted_mesh_authorities(before)
+            .await
     }
 
     /// Checks how a reader's cursor relates to the event log. Reading after 0 starts with the
@@ -180,9 +188,9 @@ impl Tx<'_> {
         let log = sqlx::query!(
             r#"SELECT coalesce((SELECT min(seq) FROM events WHERE tenant_id = $1), event_seq + 1) AS "oldest!", event_seq
                FROM tenant_heads WHERE tenant_id = $1"#,
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .fetch_one(&mut *self.inner)
+        .fetch_one(&mut *self.tx.inner)
         .await?;
         Ok(match seq {
             _ if seq > log.event_seq => CursorStatus::Ahead {
@@ -208,13 +216,13 @@ impl Tx<'_> {
             "SELECT seq, at, kind, mesh_id, upgrade_id, operation_id, body FROM events
              WHERE tenant_id = $1 AND seq > $2 AND ($3::uuid IS NULL OR upgrade_id = $3) AND ($4::uuid[] IS NULL OR mesh_id = ANY($4))
              ORDER BY seq LIMIT $5",
-            self.tenant.0,
+            self.tx.tenant.0,
             seq,
             upgrade.map(|id| id.0),
             access.meshes.as_deref(),
             limit
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         let read = rows.into_iter().map(|row| Event {
             seq: row.seq,

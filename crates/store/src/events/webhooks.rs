@@ -5,8 +5,9 @@ use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::WebhookId;
 use meshwright_model::webhook::EventKind;
 
+use crate::db::query_areas::WebhookQueries;
 use crate::db::statements::{id_bounds, require_one_row};
-use crate::{NewEvent, Page, StoreError, Tx};
+use crate::{NewEvent, Page, StoreError};
 
 /// An address of a tenant that events are sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub(crate) fn secret_associated_data(id: WebhookId) -> String {
     format!("webhooks.secret/{id}")
 }
 
-impl Tx<'_> {
+impl WebhookQueries<'_, '_> {
     /// Adds a webhook with the secret that signs its messages.
     ///
     /// # Errors
@@ -66,23 +67,23 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO webhooks (tenant_id, webhook_id, name, url, kinds, enabled, secret, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             new.name,
             new.url,
             &new.kinds,
             new.enabled,
-            self.seal(&secret_associated_data(id), secret)?,
+            self.tx.seal(&secret_associated_data(id), secret)?,
             now.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         sqlx::query!(
             "INSERT INTO webhook_queue (webhook_id, tenant_id) VALUES ($1, $2)",
             id.0,
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         self.update_webhook_count().await
     }
@@ -116,13 +117,13 @@ impl Tx<'_> {
             "SELECT webhook_id, name, url, kinds, enabled, stopped, former_until, delivered_at, generation, created_at
              FROM webhooks WHERE tenant_id = $1 AND webhook_id BETWEEN $2 AND $5 AND ($3::uuid IS NULL OR webhook_id > $3)
              ORDER BY webhook_id LIMIT $4",
-            self.tenant.0,
+            self.tx.tenant.0,
             from,
             page.after,
             page.limit,
             to
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         let read = rows.into_iter().map(|row| Webhook {
             id: WebhookId(row.webhook_id),
@@ -154,7 +155,7 @@ impl Tx<'_> {
             "UPDATE webhooks SET name = $4, url = $5, kinds = $6, enabled = $7, generation = generation + 1,
                  stopped = CASE WHEN $7 THEN NULL ELSE stopped END
              WHERE tenant_id = $1 AND webhook_id = $2 AND generation = $3",
-            self.tenant.0,
+            self.tx.tenant.0,
             seen.id.0,
             seen.generation,
             new.name,
@@ -162,10 +163,13 @@ impl Tx<'_> {
             &new.kinds,
             new.enabled
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(done.rows_affected(), StoreError::StaleVersion)?;
-        self.wake_webhook(seen.id, new.enabled).await?;
+        self.tx
+            .deliveries()
+            .wake_webhook(seen.id, new.enabled)
+            .await?;
         self.update_webhook_count().await
     }
 
@@ -176,24 +180,24 @@ impl Tx<'_> {
     pub async fn delete_webhook(&mut self, id: WebhookId) -> Result<(), StoreError> {
         sqlx::query!(
             "DELETE FROM deliveries WHERE tenant_id = $1 AND webhook_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         sqlx::query!(
             "DELETE FROM webhook_queue WHERE tenant_id = $1 AND webhook_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         let done = sqlx::query!(
             "DELETE FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -216,12 +220,12 @@ impl Tx<'_> {
         let done = sqlx::query!(
             "UPDATE webhooks SET former_secret = secret, former_until = $4, secret = $3, generation = generation + 1
              WHERE tenant_id = $1 AND webhook_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
-            self.seal(&secret_associated_data(id), secret)?,
+            self.tx.seal(&secret_associated_data(id), secret)?,
             until.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -243,7 +247,7 @@ impl Tx<'_> {
     ) {
         let mut body = body;
         body["webhook_id"] = id.to_string().into();
-        self.push_event(NewEvent {
+        self.tx.push_event(NewEvent {
             at,
             kind,
             mesh: None,
@@ -256,9 +260,9 @@ impl Tx<'_> {
     pub(crate) async fn update_webhook_count(&mut self) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE tenant_heads SET webhooks = (SELECT count(*) FROM webhooks WHERE tenant_id = $1 AND enabled)::integer WHERE tenant_id = $1",
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }

@@ -8,9 +8,10 @@ use meshwright_model::release::{Release, ReleaseState};
 use meshwright_model::rules::UpgradePolicy;
 use sqlx::PgExecutor;
 
+use crate::db::query_areas::CatalogueQueries;
 use crate::db::statements::require_one_row;
 use crate::error::{decode_column, to_json};
-use crate::{Store, StoreError, Tx};
+use crate::{Store, StoreError};
 
 /// A hosting cluster, in which the control planes of meshes run.
 #[derive(Debug, Clone)]
@@ -164,7 +165,7 @@ async fn insert_hosting_cluster(
     Ok(())
 }
 
-impl Tx<'_> {
+impl CatalogueQueries<'_, '_> {
     /// Lists all hosting clusters, oldest first.
     ///
     /// # Errors
@@ -173,7 +174,7 @@ impl Tx<'_> {
         let rows = sqlx::query!(
             "SELECT hosting_cluster_id, name, created_at FROM hosting_clusters ORDER BY hosting_cluster_id"
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         let read = rows.into_iter().map(|row| HostingCluster {
             id: HostingClusterId(row.hosting_cluster_id),
@@ -190,7 +191,7 @@ impl Tx<'_> {
     /// [`StoreError::Corrupt`] when a row does not fit [`Release`].
     pub async fn list_releases(&mut self) -> Result<Vec<Release>, StoreError> {
         let rows = sqlx::query!("SELECT version, state, body FROM releases")
-            .fetch_all(&mut *self.inner)
+            .fetch_all(&mut *self.tx.inner)
             .await?;
         let read = rows
             .into_iter()
@@ -207,7 +208,7 @@ impl Tx<'_> {
     /// [`StoreError::Corrupt`] when the row does not fit [`UpgradePolicy`].
     pub async fn upgrade_policy(&mut self) -> Result<UpgradePolicy, StoreError> {
         let body = sqlx::query_scalar!("SELECT body FROM upgrade_policies WHERE name = 'default'")
-            .fetch_one(&mut *self.inner)
+            .fetch_one(&mut *self.tx.inner)
             .await?;
         decode_column(
             serde_json::from_value(body),
@@ -227,9 +228,9 @@ impl Tx<'_> {
         stored: &StoredRelease,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.assume_platform_role().await?;
-        insert_release(&mut *self.inner, stored, now).await?;
-        self.reset_role().await
+        self.tx.tenants().assume_platform_role().await?;
+        insert_release(&mut *self.tx.inner, stored, now).await?;
+        self.tx.tenants().reset_role().await
     }
 
     /// Adds a hosting cluster on an operator's request.
@@ -242,12 +243,13 @@ impl Tx<'_> {
         kubeconfig: &[u8],
     ) -> Result<(), StoreError> {
         let sealed = self
+            .tx
             .store
             .sealer
             .seal(&kubeconfig_associated_data(hosting.id), kubeconfig);
-        self.assume_platform_role().await?;
-        insert_hosting_cluster(&mut *self.inner, hosting, &sealed).await?;
-        self.reset_role().await
+        self.tx.tenants().assume_platform_role().await?;
+        insert_hosting_cluster(&mut *self.tx.inner, hosting, &sealed).await?;
+        self.tx.tenants().reset_role().await
     }
 
     /// Removes a hosting cluster on an operator's request. No mesh may run in it.
@@ -256,14 +258,14 @@ impl Tx<'_> {
     /// Returns [`StoreError::NotFound`] when there is no such hosting cluster, and
     /// [`StoreError::Conflict`] with `meshes_hosting_fk` when a mesh runs in it.
     pub async fn delete_hosting_cluster(&mut self, id: HostingClusterId) -> Result<(), StoreError> {
-        self.assume_platform_role().await?;
+        self.tx.tenants().assume_platform_role().await?;
         let done = sqlx::query!(
             "DELETE FROM hosting_clusters WHERE hosting_cluster_id = $1",
             id.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
-        self.reset_role().await?;
+        self.tx.tenants().reset_role().await?;
         require_one_row(
             done.rows_affected(),
             StoreError::NotFound {
@@ -277,14 +279,14 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when the catalogue does not have this version.
     pub async fn lock_release(&mut self, version: &Version) -> Result<Release, StoreError> {
-        self.assume_platform_role().await?;
+        self.tx.tenants().assume_platform_role().await?;
         let row = sqlx::query!(
             "SELECT version, state, body FROM releases WHERE version = $1 FOR UPDATE",
             version.to_string()
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?;
-        self.reset_role().await?;
+        self.tx.tenants().reset_role().await?;
         let row = row.ok_or(StoreError::NotFound { what: "release" })?;
         decode_release(&row.version, &row.state, row.body)
     }
@@ -295,16 +297,16 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when the catalogue does not have this version.
     pub async fn update_release(&mut self, release: &Release) -> Result<(), StoreError> {
-        self.assume_platform_role().await?;
+        self.tx.tenants().assume_platform_role().await?;
         let done = sqlx::query!(
             "UPDATE releases SET state = $2, body = $3 WHERE version = $1",
             release.version.to_string(),
             release_state_text(release.state),
             to_json(release)
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
-        self.reset_role().await?;
+        self.tx.tenants().reset_role().await?;
         require_one_row(
             done.rows_affected(),
             StoreError::NotFound { what: "release" },

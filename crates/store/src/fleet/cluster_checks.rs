@@ -13,9 +13,10 @@ use meshwright_model::operation::Problem;
 use meshwright_model::upgrade::Finding;
 use meshwright_model::webhook::EventKind;
 
+use crate::db::query_areas::ClusterQueries;
 use crate::db::statements::{retry_on_conflict, to_uuids};
 use crate::error::to_json;
-use crate::{Cluster, ClusterState, Store, StoreError, Tx};
+use crate::{Cluster, ClusterState, Store, StoreError};
 
 /// Results of a cluster check that got an answer.
 #[derive(Debug, Clone)]
@@ -73,7 +74,7 @@ impl Store {
     }
 }
 
-impl Tx<'_> {
+impl ClusterQueries<'_, '_> {
     /// Records that a cluster answered, and schedules its next check after `rest`. When the
     /// credential expires soon, this pushes one warning event for it.
     ///
@@ -91,7 +92,7 @@ impl Tx<'_> {
                  former = CASE WHEN $5 AND serial = $6 AND previous_until <= $4 THEN NULL ELSE former END,
                  previous_until = CASE WHEN $5 AND serial = $6 AND previous_until <= $4 THEN NULL ELSE previous_until END
              WHERE tenant_id = $1 AND cluster_id = $2 AND state = 'ready'",
-            self.tenant.0,
+            self.tx.tenant.0,
             cluster.id.0,
             health.kubernetes_version,
             now.to_sqlx() as _,
@@ -99,7 +100,7 @@ impl Tx<'_> {
             cluster.credential_lifetime.map_or(0, |life| life.serial),
             to_json(&health.findings)
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         self.reschedule_cluster_check(cluster.id, rest, 0).await?;
         if matches!(cluster.state, ClusterState::Unreachable(_)) {
@@ -126,11 +127,11 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         let first = sqlx::query!(
             "UPDATE clusters SET warned_serial = $3 WHERE tenant_id = $1 AND cluster_id = $2 AND warned_serial < $3",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             life.serial
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         if first.rows_affected() == 1 {
             let body = serde_json::json!({ "serial": life.serial, "expires_at": life.expires_at.to_string() });
@@ -159,11 +160,11 @@ impl Tx<'_> {
         }
         sqlx::query!(
             "UPDATE clusters SET problem = $3 WHERE tenant_id = $1 AND cluster_id = $2 AND state = 'ready'",
-            self.tenant.0,
+            self.tx.tenant.0,
             cluster.id.0,
             to_json(problem)
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         self.push_cluster_event(
             EventKind::ClusterUnreachable,
@@ -186,11 +187,11 @@ impl Tx<'_> {
             "UPDATE cluster_probes SET failures = $3, due_at = CASE WHEN due_at > now() THEN now() + make_interval(secs => $4) ELSE due_at END
              WHERE cluster_id = $1 AND tenant_id = $2",
             id.0,
-            self.tenant.0,
+            self.tx.tenant.0,
             failures,
             rest.as_secs_f64()
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }

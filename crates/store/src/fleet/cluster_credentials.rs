@@ -8,10 +8,11 @@ use meshwright_model::ids::ClusterId;
 use meshwright_model::operation::{OperationKind, Problem};
 use meshwright_model::webhook::EventKind;
 
+use crate::db::query_areas::ClusterQueries;
 use crate::db::statements::require_one_row;
 use crate::error::to_json;
 use crate::fleet::clusters::kubeconfig_associated_data;
-use crate::{Cluster, StoreError, Tx};
+use crate::{Cluster, StoreError};
 
 /// A credential of our own service account, as a cluster issued it.
 #[derive(Debug, Clone)]
@@ -54,7 +55,7 @@ impl Cluster {
     }
 }
 
-impl Tx<'_> {
+impl ClusterQueries<'_, '_> {
     /// Stores a submitted kubeconfig beside the credential in use, for the renewal that follows.
     /// `None` deletes it.
     ///
@@ -66,15 +67,15 @@ impl Tx<'_> {
         kubeconfig: Option<&[u8]>,
     ) -> Result<(), StoreError> {
         let sealed = kubeconfig
-            .map(|kubeconfig| self.seal(&submitted_associated_data(id), kubeconfig))
+            .map(|kubeconfig| self.tx.seal(&submitted_associated_data(id), kubeconfig))
             .transpose()?;
         let done = sqlx::query!(
             "UPDATE clusters SET submitted = $3 WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             sealed
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -94,20 +95,22 @@ impl Tx<'_> {
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let row = sqlx::query!(
             "SELECT kubeconfig, submitted, serial FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "cluster" })?;
         match (row.submitted, row.serial) {
             // Until the registration has issued a credential of ours (serial 0), the column holds
             // the submitted kubeconfig.
             (Some(sealed), _) => self
+                .tx
                 .open(&submitted_associated_data(id), &sealed)
                 .await
                 .map(Some),
             (None, 0) => self
+                .tx
                 .open(&kubeconfig_associated_data(id), &row.kubeconfig)
                 .await
                 .map(Some),
@@ -128,11 +131,11 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE clusters SET identity = $3 WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             uid
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -152,14 +155,15 @@ impl Tx<'_> {
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let sealed = sqlx::query_scalar!(
             "SELECT former FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "cluster" })?;
         match sealed {
             Some(sealed) => self
+                .tx
                 .open(&former_associated_data(id), &sealed)
                 .await
                 .map(Some),
@@ -182,9 +186,11 @@ impl Tx<'_> {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let until = now + SignedDuration::try_from(overlap).unwrap_or(SignedDuration::ZERO);
-        let sealed = self.seal(&kubeconfig_associated_data(id), &issued.kubeconfig)?;
+        let sealed = self
+            .tx
+            .seal(&kubeconfig_associated_data(id), &issued.kubeconfig)?;
         let present = self.cluster_kubeconfig(id).await?;
-        let present = self.seal(&former_associated_data(id), &present)?;
+        let present = self.tx.seal(&former_associated_data(id), &present)?;
         let done = sqlx::query!(
             "UPDATE clusters SET state = 'ready', problem = NULL, uid = $3, identity = $3, kubernetes_version = $4, kubeconfig = $5,
                  submitted = NULL, serial = $10, issued_at = $6, expires_at = $7, server = $11,
@@ -193,7 +199,7 @@ impl Tx<'_> {
                  -- The account is there again, so a removal that was once begun is over.
                  removal_began_at = NULL, removal_accepted_at = NULL
              WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             issued.uid,
             issued.kubernetes_version,
@@ -206,7 +212,7 @@ impl Tx<'_> {
             issued.server,
             present
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -216,9 +222,9 @@ impl Tx<'_> {
             "INSERT INTO cluster_probes (cluster_id, tenant_id, due_at) VALUES ($1, $2, now())
              ON CONFLICT ON CONSTRAINT cluster_probes_pk DO UPDATE SET due_at = now(), failures = 0",
             id.0,
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         let body = serde_json::json!({ "serial": issued.serial, "expires_at": issued.expires_at.to_string() });
         self.push_cluster_event(EventKind::ClusterCredentialRenewed, id, body, now);
@@ -243,12 +249,12 @@ impl Tx<'_> {
                  identity = CASE WHEN serial > 0 THEN identity END,
                  observed_at = CASE WHEN serial = 0 THEN $4 ELSE observed_at END
              WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             to_json(problem),
             now.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -268,11 +274,11 @@ impl Tx<'_> {
         let row = sqlx::query!(
             "SELECT created_at, ended_at IS NULL AS \"open!\" FROM operations
              WHERE tenant_id = $1 AND cluster_id = $2 AND kind = $3 ORDER BY operation_id DESC LIMIT 1",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             OperationKind::RenewCredential.as_str()
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?;
         Ok(row.map(|row| (row.created_at.to_jiff(), row.open)))
     }

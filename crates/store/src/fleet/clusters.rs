@@ -5,16 +5,17 @@ use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId};
 use meshwright_model::webhook::EventKind;
 
+use crate::db::query_areas::ClusterQueries;
 use crate::db::statements::{id_bounds, require_one_row};
 use crate::fleet::cluster::{Cluster, ClusterRow, NewCluster};
 use crate::fleet::labels::{ListFilter, SelectorColumns, UserMetadata};
-use crate::{AccessFilter, NewEvent, Page, StoreError, Tx};
+use crate::{AccessFilter, NewEvent, Page, StoreError};
 
 pub(crate) fn kubeconfig_associated_data(id: ClusterId) -> String {
     format!("clusters.kubeconfig/{id}")
 }
 
-impl Tx<'_> {
+impl ClusterQueries<'_, '_> {
     /// Adds a cluster in state `registering`.
     ///
     /// # Errors
@@ -27,17 +28,19 @@ impl Tx<'_> {
         sqlx::query!(
             "INSERT INTO clusters (tenant_id, cluster_id, name, state, server, kubeconfig, created_at, display_name)
              VALUES ($1, $2, $3, 'registering', $4, $5, $6, $7)",
-            self.tenant.0,
+            self.tx.tenant.0,
             cluster.id.0,
             cluster.name,
             cluster.server,
-            self.seal(&kubeconfig_associated_data(cluster.id), &cluster.kubeconfig)?,
+            self.tx.seal(&kubeconfig_associated_data(cluster.id), &cluster.kubeconfig)?,
             now.to_sqlx() as _,
             cluster.metadata.display_name
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
-        self.set_labels(cluster.id.0, &cluster.metadata.labels)
+        self.tx
+            .labels()
+            .set_labels(cluster.id.0, &cluster.metadata.labels)
             .await
     }
 
@@ -98,7 +101,7 @@ impl Tx<'_> {
                        JOIN labels l ON l.tenant_id = $1 AND l.object_id = cluster_id AND l.key = unwanted.key
                            AND (unwanted.value IS NULL OR l.value = unwanted.value))
                ORDER BY cluster_id LIMIT $5"#,
-            self.tenant.0,
+            self.tx.tenant.0,
             access.clusters.as_deref(),
             filter.name,
             page.after,
@@ -110,7 +113,7 @@ impl Tx<'_> {
             from,
             to
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         rows.into_iter().map(ClusterRow::into_cluster).collect()
     }
@@ -123,13 +126,13 @@ impl Tx<'_> {
     pub async fn cluster_kubeconfig(&mut self, id: ClusterId) -> Result<Vec<u8>, StoreError> {
         let sealed = sqlx::query_scalar!(
             "SELECT kubeconfig FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "cluster" })?;
-        self.open(&kubeconfig_associated_data(id), &sealed).await
+        self.tx.open(&kubeconfig_associated_data(id), &sealed).await
     }
 
     /// Replaces the user metadata of a cluster, if its generation is still the one that the caller
@@ -145,15 +148,18 @@ impl Tx<'_> {
         let done = sqlx::query!(
             "UPDATE clusters SET display_name = $4, generation = generation + 1
              WHERE tenant_id = $1 AND cluster_id = $2 AND generation = $3",
-            self.tenant.0,
+            self.tx.tenant.0,
             seen.id.0,
             seen.generation,
             metadata.display_name
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(done.rows_affected(), StoreError::StaleVersion)?;
-        self.set_labels(seen.id.0, &metadata.labels).await
+        self.tx
+            .labels()
+            .set_labels(seen.id.0, &metadata.labels)
+            .await
     }
 
     /// Deletes a cluster that no mesh uses.
@@ -164,10 +170,10 @@ impl Tx<'_> {
     pub async fn delete_cluster(&mut self, id: ClusterId) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "DELETE FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -176,11 +182,13 @@ impl Tx<'_> {
         sqlx::query!(
             "DELETE FROM cluster_probes WHERE cluster_id = $1 AND tenant_id = $2",
             id.0,
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
-        self.set_labels(id.0, &meshwright_model::label::Labels::new())
+        self.tx
+            .labels()
+            .set_labels(id.0, &meshwright_model::label::Labels::new())
             .await
     }
 
@@ -191,10 +199,10 @@ impl Tx<'_> {
     pub async fn mesh_of_cluster(&mut self, id: ClusterId) -> Result<Option<MeshId>, StoreError> {
         let found = sqlx::query_scalar!(
             "SELECT mesh_id FROM memberships WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         );
-        Ok(found.fetch_optional(&mut *self.inner).await?.map(MeshId))
+        Ok(found.fetch_optional(&mut *self.tx.inner).await?.map(MeshId))
     }
 
     pub(super) fn push_cluster_event(
@@ -206,7 +214,7 @@ impl Tx<'_> {
     ) {
         let mut body = body;
         body["cluster_id"] = id.to_string().into();
-        self.push_event(NewEvent {
+        self.tx.push_event(NewEvent {
             at,
             kind,
             mesh: None,

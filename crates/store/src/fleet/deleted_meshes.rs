@@ -4,8 +4,9 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId};
 
+use crate::StoreError;
+use crate::db::query_areas::MeshQueries;
 use crate::db::statements::require_one_row;
-use crate::{StoreError, Tx};
 
 /// The stored parts with which a deleted mesh can be restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct DeletedMesh {
     pub has_authority: bool,
 }
 
-impl Tx<'_> {
+impl MeshQueries<'_, '_> {
     /// Reads the stored parts of a deleted mesh.
     ///
     /// # Errors
@@ -26,10 +27,10 @@ impl Tx<'_> {
         let row = sqlx::query!(
             r#"SELECT former_members, length(authority) > 0 AS "authority!" FROM meshes
                WHERE tenant_id = $1 AND mesh_id = $2 AND state = 'deleted'"#,
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "mesh" })?;
         Ok(DeletedMesh {
@@ -53,10 +54,10 @@ impl Tx<'_> {
         let done = sqlx::query!(
             "UPDATE meshes SET state = 'creating', deleted_at = NULL, former_members = '{}', generation = generation + 1
              WHERE tenant_id = $1 AND mesh_id = $2 AND state = 'deleted'",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "mesh" })?;
         self.add_members(id, members).await
@@ -70,10 +71,10 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE meshes SET authority = '' WHERE tenant_id = $1 AND state = 'deleted' AND deleted_at < $2 AND length(authority) > 0",
-            self.tenant.0,
+            self.tx.tenant.0,
             before.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }

@@ -5,10 +5,11 @@ use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, OperationId};
 use meshwright_model::operation::OperationState;
 
+use crate::StoreError;
+use crate::db::query_areas::ClusterQueries;
 use crate::db::statements::require_one_row;
-use crate::{StoreError, Tx};
 
-impl Tx<'_> {
+impl ClusterQueries<'_, '_> {
     /// Assigns a cluster to the operation that deregisters it. From then on no mesh can take the
     /// cluster, and cluster checks stop. A deregistration that is already under way is superseded.
     ///
@@ -28,23 +29,25 @@ impl Tx<'_> {
         }
         let earlier = sqlx::query_scalar!(
             "SELECT leaving FROM clusters WHERE tenant_id = $1 AND cluster_id = $2 FOR UPDATE",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "cluster" })?;
         if let Some(earlier) = earlier {
-            self.supersede_operation(OperationId(earlier), &OperationState::Superseded, now)
+            self.tx
+                .operations()
+                .supersede_operation(OperationId(earlier), &OperationState::Superseded, now)
                 .await?;
         }
         let done = sqlx::query!(
             "UPDATE clusters SET leaving = $3 WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             operation.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -53,9 +56,9 @@ impl Tx<'_> {
         sqlx::query!(
             "DELETE FROM cluster_probes WHERE cluster_id = $1 AND tenant_id = $2",
             id.0,
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -72,11 +75,11 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE clusters SET removal_began_at = coalesce(removal_began_at, $3) WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             now.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -96,11 +99,11 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE clusters SET removal_accepted_at = coalesce(removal_accepted_at, $3) WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             now.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(
             done.rows_affected(),
@@ -115,19 +118,19 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         let kept = sqlx::query_scalar!(
             "UPDATE clusters SET leaving = NULL WHERE tenant_id = $1 AND leaving = $2 RETURNING cluster_id",
-            self.tenant.0,
+            self.tx.tenant.0,
             operation.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?;
         let Some(cluster) = kept else { return Ok(()) };
         sqlx::query!(
             "INSERT INTO cluster_probes (cluster_id, tenant_id, due_at) VALUES ($1, $2, now())
              ON CONFLICT ON CONSTRAINT cluster_probes_pk DO NOTHING",
             cluster,
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }

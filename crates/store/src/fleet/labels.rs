@@ -3,7 +3,8 @@
 use meshwright_model::label::{LabelSelector, Labels};
 use uuid::Uuid;
 
-use crate::{StoreError, Tx};
+use crate::StoreError;
+use crate::db::query_areas::LabelQueries;
 
 /// Metadata that users set on their meshes and clusters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl From<&LabelSelector> for SelectorColumns {
     }
 }
 
-impl Tx<'_> {
+impl LabelQueries<'_, '_> {
     /// Replaces all labels of a mesh or cluster.
     pub(crate) async fn set_labels(
         &mut self,
@@ -51,22 +52,22 @@ impl Tx<'_> {
         let (keys, values): (Vec<String>, Vec<String>) = labels.clone().into_iter().unzip();
         sqlx::query!(
             "DELETE FROM labels WHERE tenant_id = $1 AND object_id = $2 AND key <> ALL($3)",
-            self.tenant.0,
+            self.tx.tenant.0,
             object,
             &keys
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         sqlx::query!(
             "INSERT INTO labels (tenant_id, object_id, key, value)
              SELECT $1, $2, label.key, label.value FROM unnest($3::text[], $4::text[]) AS label (key, value)
              ON CONFLICT ON CONSTRAINT labels_pk DO UPDATE SET value = excluded.value",
-            self.tenant.0,
+            self.tx.tenant.0,
             object,
             &keys,
             &values
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }

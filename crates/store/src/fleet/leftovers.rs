@@ -9,7 +9,8 @@ use meshwright_model::problem::ProblemCode;
 use meshwright_model::upgrade::Verb;
 use serde_json::{Value, json};
 
-use crate::{ClusterState, MeshState, Operation, StoreError, Tx};
+use crate::db::query_areas::MeshQueries;
+use crate::{ClusterState, MeshState, Operation, StoreError};
 
 /// Builds the arguments of an operation. With a reason, the operation is forced: it may leave
 /// behind a cluster that does not answer.
@@ -32,7 +33,7 @@ impl Operation {
     }
 }
 
-impl Tx<'_> {
+impl MeshQueries<'_, '_> {
     /// Records the objects that stay in clusters after an operation. They are shown at once, before
     /// the operation has ended.
     ///
@@ -48,11 +49,11 @@ impl Tx<'_> {
         }
         sqlx::query!(
             "UPDATE operations SET leftovers = $3 WHERE tenant_id = $1 AND operation_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             crate::error::to_json(&leftovers)
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -66,11 +67,11 @@ impl Tx<'_> {
         sqlx::query!(
             "UPDATE meshes SET leftovers = (SELECT leftovers FROM operations WHERE tenant_id = $1 AND operation_id = $3)
              WHERE tenant_id = $1 AND mesh_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0,
             deletion.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -80,10 +81,10 @@ impl Tx<'_> {
     pub(crate) async fn clear_mesh_leftovers(&mut self, mesh: MeshId) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE meshes SET leftovers = '[]' WHERE tenant_id = $1 AND mesh_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -114,6 +115,8 @@ impl Tx<'_> {
             return Ok(());
         }
         match self
+            .tx
+            .upgrades()
             .apply_verb(upgrade, (Verb::Abandon, actor), None, Value::Null, clock)
             .await
         {
@@ -134,7 +137,7 @@ impl Tx<'_> {
     async fn has_unreachable_member(&mut self, mesh: MeshId) -> Result<bool, StoreError> {
         for member in self.get_mesh(mesh).await?.members {
             if matches!(
-                self.get_cluster(member.cluster).await?.state,
+                self.tx.clusters().get_cluster(member.cluster).await?.state,
                 ClusterState::Unreachable(_)
             ) {
                 return Ok(true);
@@ -149,13 +152,17 @@ impl Tx<'_> {
         mesh: MeshId,
         now: jiff::Timestamp,
     ) -> Result<(), StoreError> {
-        if self.get_operation(operation).await?.kind != OperationKind::DeleteMesh {
+        if self.tx.operations().get_operation(operation).await?.kind != OperationKind::DeleteMesh {
             return Ok(());
         }
-        self.supersede_operation(operation, &OperationState::Superseded, now)
+        self.tx
+            .operations()
+            .supersede_operation(operation, &OperationState::Superseded, now)
             .await?;
         let cancelled = OperationState::Cancelled;
-        self.apply_end_to_mesh(operation, OperationKind::DeleteMesh, mesh, &cancelled, now)
+        self.tx
+            .operations()
+            .apply_end_to_mesh(operation, OperationKind::DeleteMesh, mesh, &cancelled, now)
             .await
     }
 }

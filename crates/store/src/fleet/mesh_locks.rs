@@ -2,9 +2,10 @@
 
 use meshwright_model::ids::{MeshId, OperationId};
 
-use crate::{StoreError, Tx};
+use crate::StoreError;
+use crate::db::query_areas::MeshQueries;
 
-impl Tx<'_> {
+impl MeshQueries<'_, '_> {
     /// Acquires the mesh lock for an upgrade or operation.
     ///
     /// # Errors
@@ -16,11 +17,11 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         let taken = sqlx::query!(
             "INSERT INTO mesh_slots (tenant_id, mesh_id, holder) VALUES ($1, $2, $3) ON CONFLICT (tenant_id, mesh_id) DO NOTHING",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0,
             holder
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         if taken.rows_affected() == 1 {
             return Ok(());
@@ -68,11 +69,11 @@ impl Tx<'_> {
             "UPDATE mesh_slots SET guest = $3 WHERE tenant_id = $1 AND mesh_id = $2 AND guest IS NULL AND EXISTS (
                  SELECT FROM upgrades WHERE upgrades.tenant_id = $1 AND upgrades.mesh_id = $2 AND ended_at IS NULL
                      AND upgrades.state IN ('planned', 'blocked', 'holding'))",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0,
             operation.to_string()
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         if joined.rows_affected() == 1 {
             Ok(())
@@ -89,10 +90,10 @@ impl Tx<'_> {
     pub async fn data_plane_holder(&mut self, mesh: MeshId) -> Result<Option<String>, StoreError> {
         let guest = sqlx::query_scalar!(
             "SELECT guest FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2 FOR UPDATE",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0
         );
-        Ok(guest.fetch_optional(&mut *self.inner).await?.flatten())
+        Ok(guest.fetch_optional(&mut *self.tx.inner).await?.flatten())
     }
 
     /// Reads the identifier of the upgrade or operation that holds the mesh lock.
@@ -102,10 +103,10 @@ impl Tx<'_> {
     pub async fn mesh_lock_holder(&mut self, mesh: MeshId) -> Result<Option<String>, StoreError> {
         let holder = sqlx::query_scalar!(
             "SELECT holder FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0
         );
-        Ok(holder.fetch_optional(&mut *self.inner).await?)
+        Ok(holder.fetch_optional(&mut *self.tx.inner).await?)
     }
 
     /// Frees the mesh lock, or the share of it, of this holder and of no other one. An operation
@@ -117,19 +118,19 @@ impl Tx<'_> {
         sqlx::query!(
             "UPDATE mesh_slots SET holder = CASE WHEN holder = $3 THEN guest ELSE holder END, guest = NULL
              WHERE tenant_id = $1 AND mesh_id = $2 AND guest IS NOT NULL AND (holder = $3 OR guest = $3)",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0,
             holder
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         sqlx::query!(
             "DELETE FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2 AND holder = $3",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0,
             holder
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }

@@ -4,17 +4,18 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId};
 
+use crate::db::query_areas::MeshQueries;
 use crate::db::statements::{id_bounds, require_one_row};
 use crate::error::to_json;
 use crate::fleet::labels::{ListFilter, SelectorColumns, UserMetadata};
 use crate::fleet::mesh::{Mesh, MeshRow, MeshState, NewMesh, edition_text};
-use crate::{AccessFilter, Page, StoreError, Tx};
+use crate::{AccessFilter, Page, StoreError};
 
 pub(crate) fn authority_associated_data(id: MeshId) -> String {
     format!("meshes.authority/{id}")
 }
 
-impl Tx<'_> {
+impl MeshQueries<'_, '_> {
     /// Adds a mesh in state `creating`.
     ///
     /// # Errors
@@ -25,19 +26,22 @@ impl Tx<'_> {
         sqlx::query!(
             "INSERT INTO meshes (tenant_id, mesh_id, name, edition, state, hosting_cluster_id, authority, created_at, display_name, deletion_protection)
              VALUES ($1, $2, $3, $4, 'creating', $5, $6, $7, $8, $9)",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.id.0,
             mesh.name,
             edition_text(mesh.edition),
             mesh.hosting_cluster.0,
-            self.seal(&authority_associated_data(mesh.id), &mesh.authority)?,
+            self.tx.seal(&authority_associated_data(mesh.id), &mesh.authority)?,
             now.to_sqlx() as _,
             mesh.metadata.display_name,
             mesh.deletion_protection
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
-        self.set_labels(mesh.id.0, &mesh.metadata.labels).await?;
+        self.tx
+            .labels()
+            .set_labels(mesh.id.0, &mesh.metadata.labels)
+            .await?;
         self.set_current_revision(mesh.id, &mesh.version).await?;
         self.add_members(mesh.id, &mesh.members).await
     }
@@ -51,20 +55,20 @@ impl Tx<'_> {
         for (position, cluster) in (0i32..).zip(members) {
             sqlx::query!(
                 "INSERT INTO memberships (tenant_id, mesh_id, cluster_id, position) VALUES ($1, $2, $3, $4)",
-                self.tenant.0,
+                self.tx.tenant.0,
                 mesh.0,
                 cluster.0,
                 position
             )
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
         }
         sqlx::query!(
             "INSERT INTO probes (mesh_id, tenant_id, due_at) VALUES ($1, $2, now())",
             mesh.0,
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -135,7 +139,7 @@ impl Tx<'_> {
                        JOIN labels l ON l.tenant_id = $1 AND l.object_id = m.mesh_id AND l.key = unwanted.key
                            AND (unwanted.value IS NULL OR l.value = unwanted.value))
                ORDER BY m.mesh_id LIMIT $5"#,
-            self.tenant.0,
+            self.tx.tenant.0,
             access.meshes.as_deref(),
             filter.name,
             page.after,
@@ -148,7 +152,7 @@ impl Tx<'_> {
             from,
             to
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         rows.into_iter().map(MeshRow::into_mesh).collect()
     }
@@ -172,12 +176,12 @@ impl Tx<'_> {
         let done = sqlx::query!(
             "UPDATE meshes SET state = $3, problem = CASE WHEN $3 = 'deleting' THEN problem ELSE $4::jsonb END
              WHERE tenant_id = $1 AND mesh_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             state.as_str(),
             problem
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "mesh" })?;
         if *state == MeshState::Deleted {
@@ -185,25 +189,25 @@ impl Tx<'_> {
                 "UPDATE meshes SET deleted_at = $3, former_members = array(
                      SELECT cluster_id FROM memberships WHERE tenant_id = $1 AND mesh_id = $2 ORDER BY position)
                  WHERE tenant_id = $1 AND mesh_id = $2",
-                self.tenant.0,
+                self.tx.tenant.0,
                 id.0,
                 now.to_sqlx() as _
             )
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
             sqlx::query!(
                 "DELETE FROM probes WHERE mesh_id = $1 AND tenant_id = $2",
                 id.0,
-                self.tenant.0
+                self.tx.tenant.0
             )
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
             sqlx::query!(
                 "DELETE FROM memberships WHERE tenant_id = $1 AND mesh_id = $2",
-                self.tenant.0,
+                self.tx.tenant.0,
                 id.0
             )
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
         }
         Ok(())
@@ -223,16 +227,19 @@ impl Tx<'_> {
         let done = sqlx::query!(
             "UPDATE meshes SET display_name = $4, deletion_protection = $5, generation = generation + 1
              WHERE tenant_id = $1 AND mesh_id = $2 AND generation = $3",
-            self.tenant.0,
+            self.tx.tenant.0,
             seen.id.0,
             seen.generation,
             metadata.display_name,
             deletion_protection
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(done.rows_affected(), StoreError::StaleVersion)?;
-        self.set_labels(seen.id.0, &metadata.labels).await
+        self.tx
+            .labels()
+            .set_labels(seen.id.0, &metadata.labels)
+            .await
     }
 
     /// Reads and unseals the key and certificates of the mesh CA.
@@ -243,12 +250,12 @@ impl Tx<'_> {
     pub async fn mesh_authority(&mut self, id: MeshId) -> Result<Vec<u8>, StoreError> {
         let sealed = sqlx::query_scalar!(
             "SELECT authority FROM meshes WHERE tenant_id = $1 AND mesh_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "mesh" })?;
-        self.open(&authority_associated_data(id), &sealed).await
+        self.tx.open(&authority_associated_data(id), &sealed).await
     }
 }

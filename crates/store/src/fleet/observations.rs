@@ -7,9 +7,10 @@ use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{MeshId, TenantId};
 use meshwright_model::observation::Observation;
 
+use crate::db::query_areas::MeshQueries;
 use crate::db::statements::{retry_on_conflict, to_uuids};
 use crate::error::{decode_column, to_json};
-use crate::{Store, StoreError, Tx};
+use crate::{Store, StoreError};
 
 /// A mesh that is due for an observation.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +57,7 @@ impl Store {
     }
 }
 
-impl Tx<'_> {
+impl MeshQueries<'_, '_> {
     /// Stores an observation of a mesh that began at this time. Returns false, and stores nothing,
     /// when a later one is stored already.
     ///
@@ -72,12 +73,12 @@ impl Tx<'_> {
             "INSERT INTO surveys (tenant_id, mesh_id, observed_at, survey) VALUES ($1, $2, $3, $4)
              ON CONFLICT (tenant_id, mesh_id) DO UPDATE SET observed_at = excluded.observed_at, survey = excluded.survey
              WHERE surveys.observed_at <= excluded.observed_at",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0,
             at.to_sqlx() as _,
             to_json(survey)
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(done.rows_affected() == 1)
     }
@@ -97,11 +98,11 @@ impl Tx<'_> {
             "UPDATE probes SET failures = $3, due_at = CASE WHEN due_at > now() THEN now() + make_interval(secs => $4) ELSE due_at END
              WHERE mesh_id = $1 AND tenant_id = $2",
             mesh.0,
-            self.tenant.0,
+            self.tx.tenant.0,
             failures,
             rest.as_secs_f64()
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -117,10 +118,10 @@ impl Tx<'_> {
     ) -> Result<Option<(Timestamp, Observation)>, StoreError> {
         let row = sqlx::query!(
             "SELECT observed_at, survey FROM surveys WHERE tenant_id = $1 AND mesh_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some((

@@ -4,11 +4,12 @@ use meshwright_model::ids::MeshId;
 use meshwright_model::switch;
 use meshwright_model::version::{RevisionName, Version};
 
+use crate::StoreError;
+use crate::db::query_areas::MeshQueries;
 use crate::db::statements::require_one_row;
 use crate::error::{decode_column, to_json};
-use crate::{StoreError, Tx};
 
-impl Tx<'_> {
+impl MeshQueries<'_, '_> {
     /// Adds the revision that a new mesh starts with. Its switches are the defaults of its release.
     pub(crate) async fn set_current_revision(
         &mut self,
@@ -19,7 +20,7 @@ impl Tx<'_> {
             r#"SELECT coalesce(body -> 'switches', '{}') AS "switches!" FROM releases WHERE version = $1"#,
             version.to_string()
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?
         .unwrap_or_else(|| serde_json::json!({}));
         let name = version.revision_name();
@@ -31,13 +32,13 @@ impl Tx<'_> {
         )?;
         sqlx::query!(
             "INSERT INTO revisions (tenant_id, mesh_id, part, name, version, switches) VALUES ($1, $2, 'current', $3, $4, $5)",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0,
             name.as_str(),
             version.to_string(),
             to_json(&switch::initial_switches(&defaults))
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -60,12 +61,12 @@ impl Tx<'_> {
              WHERE tenant_id = $1 AND mesh_id = $2 AND part = 'current'
              ON CONFLICT (tenant_id, mesh_id, part)
              DO UPDATE SET name = excluded.name, version = excluded.version, switches = excluded.switches",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0,
             name.as_str(),
             version.to_string()
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "mesh" })
     }
@@ -86,18 +87,18 @@ impl Tx<'_> {
                  FROM revisions AS target
                  WHERE current.tenant_id = $1 AND current.mesh_id = $2 AND current.part = 'current'
                    AND target.tenant_id = $1 AND target.mesh_id = $2 AND target.part = 'target'",
-                self.tenant.0,
+                self.tx.tenant.0,
                 mesh.0
             )
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
         }
         sqlx::query!(
             "DELETE FROM revisions WHERE tenant_id = $1 AND mesh_id = $2 AND part = 'target'",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }

@@ -12,9 +12,10 @@ use meshwright_model::operation::{OperationKind, OperationState, Problem};
 use meshwright_model::upgrade::{StageOutcome, UpgradeState};
 use meshwright_model::webhook::EventKind;
 
+use crate::db::query_areas::OperationQueries;
 use crate::db::statements::{require_one_row, retry_on_conflict};
 use crate::error::{decode_column, to_json};
-use crate::{Claim, NewEvent, NewOperation, Store, StoreError, Tx};
+use crate::{Claim, NewEvent, NewOperation, Store, StoreError};
 
 /// The parts of an operation's row that its end needs. They are plain identifiers, so that a
 /// damaged row can still be read this far.
@@ -66,12 +67,14 @@ impl Store {
         clock: &dyn Clock,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin_with_keys(claim.tenant, Arc::default()).await?;
-        tx.fail_operation(claim, problem, clock).await?;
+        tx.operations()
+            .fail_operation(claim, problem, clock)
+            .await?;
         tx.commit().await
     }
 }
 
-impl Tx<'_> {
+impl OperationQueries<'_, '_> {
     async fn fail_operation(
         &mut self,
         claim: &Claim,
@@ -85,7 +88,7 @@ impl Tx<'_> {
         // Every code path locks the upgrade before the queue row. Otherwise a worker and a user's
         // verb could deadlock.
         let upgrade = match ending.upgrade {
-            Some(upgrade) => Some((upgrade, self.lock_upgrade(upgrade).await)),
+            Some(upgrade) => Some((upgrade, self.tx.upgrades().lock_upgrade(upgrade).await)),
             None => None,
         };
         self.end_claim(claim, None).await?;
@@ -99,14 +102,19 @@ impl Tx<'_> {
         .await?;
         match (upgrade, ending.mesh) {
             (Some((upgrade, Ok(_))), _) => {
-                self.apply_outcome(upgrade, StageOutcome::Failed(problem.clone()), clock)
+                self.tx
+                    .upgrades()
+                    .apply_outcome(upgrade, StageOutcome::Failed(problem.clone()), clock)
                     .await?;
             }
             (Some((upgrade, Err(StoreError::Corrupt { .. }))), Some(mesh)) => {
                 self.abandon_corrupt_upgrade(upgrade, mesh, now).await?;
             }
             (Some((upgrade, Err(StoreError::NotFound { .. }))), Some(mesh)) => {
-                self.free_mesh_lock(mesh, &upgrade.to_string()).await?;
+                self.tx
+                    .meshes()
+                    .free_mesh_lock(mesh, &upgrade.to_string())
+                    .await?;
             }
             (Some((_, Err(error))), _) => return Err(error),
             // `write_operation_state` has already moved the mesh or cluster of an operation without
@@ -122,10 +130,10 @@ impl Tx<'_> {
     ) -> Result<Option<OperationRefs>, StoreError> {
         let row = sqlx::query!(
             "SELECT mesh_id, upgrade_id FROM operations WHERE tenant_id = $1 AND operation_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?;
         Ok(row.map(|row| OperationRefs {
             mesh: row.mesh_id.map(MeshId),
@@ -146,17 +154,23 @@ impl Tx<'_> {
         sqlx::query!(
             "UPDATE upgrades SET state = $3, state_body = $4, transitions = transitions + 1, ended_at = $5
              WHERE tenant_id = $1 AND upgrade_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             state.as_str(),
             to_json(&state),
             now.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
-        self.free_mesh_lock(mesh, &id.to_string()).await?;
-        self.resolve_target_revision(mesh, false).await?;
-        self.push_event(NewEvent {
+        self.tx
+            .meshes()
+            .free_mesh_lock(mesh, &id.to_string())
+            .await?;
+        self.tx
+            .meshes()
+            .resolve_target_revision(mesh, false)
+            .await?;
+        self.tx.push_event(NewEvent {
             at: now,
             kind: EventKind::UpgradeState,
             mesh: Some(mesh),
@@ -176,10 +190,10 @@ impl Tx<'_> {
     ) -> Result<Option<NewOperation>, StoreError> {
         let row = sqlx::query!(
             "SELECT kind, arguments FROM operations WHERE tenant_id = $1 AND operation_id = $2 AND ended_at IS NOT NULL",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?;
         let Some(row) = row else { return Ok(None) };
         let kind = OperationKind::ALL

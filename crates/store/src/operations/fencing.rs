@@ -2,8 +2,9 @@
 
 use meshwright_model::ids::{MeshId, OperationId};
 
+use crate::db::query_areas::OperationQueries;
 use crate::db::statements::retry_on_conflict;
-use crate::{Claim, PlannedStep, Store, StoreError, Tx};
+use crate::{Claim, PlannedStep, Store, StoreError};
 
 /// An ended operation that no later operation has fenced yet.
 #[derive(Debug, Clone)]
@@ -17,7 +18,7 @@ pub struct UnfencedOperation {
     pub writer_alive: bool,
 }
 
-impl Tx<'_> {
+impl OperationQueries<'_, '_> {
     /// Lists the operations of a mesh, except one, that no later operation has fenced yet, oldest
     /// first.
     ///
@@ -31,11 +32,11 @@ impl Tx<'_> {
         let rows = sqlx::query!(
             r#"SELECT operation_id, coalesce(writer_until > now(), false) AS "writing!" FROM operations
                WHERE tenant_id = $1 AND mesh_id = $2 AND unfenced AND operation_id <> $3 ORDER BY operation_id"#,
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0,
             except.0
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         let mut found = Vec::with_capacity(rows.len());
         for row in rows {
@@ -65,10 +66,10 @@ impl Tx<'_> {
         sqlx::query!(
             "UPDATE operations SET unfenced = false, writer_epoch = NULL, writer_until = NULL
              WHERE tenant_id = $1 AND operation_id = ANY($2)",
-            self.tenant.0,
+            self.tx.tenant.0,
             &ids
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }

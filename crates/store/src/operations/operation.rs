@@ -10,10 +10,11 @@ use meshwright_model::operation::{OperationKind, OperationState, Signal};
 use meshwright_model::webhook::EventKind;
 use serde_json::Value;
 
+use crate::db::query_areas::OperationQueries;
 use crate::db::statements::id_bounds;
 use crate::error::{decode_column, to_json};
 use crate::operations::plans::WaveSummary;
-use crate::{AccessFilter, NewEvent, Page, StoreError, Tx};
+use crate::{AccessFilter, NewEvent, Page, StoreError};
 
 /// An operation to be queued.
 #[derive(Debug, Clone)]
@@ -71,7 +72,7 @@ pub struct Operation {
     pub ended_at: Option<Timestamp>,
 }
 
-impl Tx<'_> {
+impl OperationQueries<'_, '_> {
     /// Queues an operation.
     ///
     /// # Errors
@@ -85,7 +86,7 @@ impl Tx<'_> {
         sqlx::query!(
             "INSERT INTO operations (tenant_id, operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state, state_body, created_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-            self.tenant.0,
+            self.tx.tenant.0,
             new.id.0,
             new.kind.as_str(),
             new.mesh.map(|id| id.0),
@@ -96,24 +97,24 @@ impl Tx<'_> {
             to_json(&state),
             now.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         sqlx::query!(
             "INSERT INTO work_queue (operation_id, tenant_id, due_at, costly, hosting_cluster_id)
              VALUES ($1, $2, now() + make_interval(secs => $3), $4, (SELECT hosting_cluster_id FROM meshes WHERE tenant_id = $2 AND mesh_id = $5))",
             new.id.0,
-            self.tenant.0,
+            self.tx.tenant.0,
             new.due_in.as_secs_f64(),
             new.kind.may_stall_worker(),
             new.mesh.map(|id| id.0)
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         // The notification may be lost, so workers also poll the queue.
         sqlx::query!("SELECT pg_notify('mw_work', '')")
-            .fetch_one(&mut *self.inner)
+            .fetch_one(&mut *self.tx.inner)
             .await?;
-        self.push_event(NewEvent {
+        self.tx.push_event(NewEvent {
             at: now,
             kind: EventKind::OperationState,
             mesh: new.mesh,
@@ -188,7 +189,7 @@ impl Tx<'_> {
                FROM operations o WHERE tenant_id = $1 AND operation_id BETWEEN $7 AND $8 AND ($2::uuid IS NULL OR upgrade_id = $2)
                    AND ($3::uuid[] IS NULL OR mesh_id = ANY($3) OR cluster_id = ANY($4)) AND ($5::uuid IS NULL OR operation_id < $5)
                ORDER BY operation_id DESC LIMIT $6"#,
-            self.tenant.0,
+            self.tx.tenant.0,
             upgrade.map(|id| id.0),
             access.meshes.as_deref(),
             access.clusters.as_deref(),
@@ -197,7 +198,7 @@ impl Tx<'_> {
             from,
             to
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         let read = rows.into_iter().map(|row| {
             let id = OperationId(row.operation_id);
@@ -257,23 +258,23 @@ impl Tx<'_> {
         let seq = sqlx::query_scalar!(
             "UPDATE work_queue SET wish_seq = wish_seq + 1, due_at = now() WHERE operation_id = $1 AND tenant_id = $2 RETURNING wish_seq",
             id.0,
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "running operation" })?;
         sqlx::query!(
             "INSERT INTO wishes (tenant_id, operation_id, seq, wish, at) VALUES ($1, $2, $3, $4, $5)",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             seq,
             wish.as_str(),
             now.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         sqlx::query!("SELECT pg_notify('mw_work', '')")
-            .fetch_one(&mut *self.inner)
+            .fetch_one(&mut *self.tx.inner)
             .await?;
         Ok(())
     }
@@ -286,9 +287,9 @@ impl Tx<'_> {
         sqlx::query!(
             "UPDATE work_queue SET due_at = now() WHERE operation_id = $1 AND tenant_id = $2",
             id.0,
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -308,9 +309,9 @@ impl Tx<'_> {
         let held = sqlx::query!(
             "DELETE FROM work_queue WHERE operation_id = $1 AND tenant_id = $2 RETURNING epoch, lease_until",
             id.0,
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?;
         // A worker that holds the lease does not know of the end yet. Its last writes may still
         // reach a cluster, so its epoch and lease are recorded.
@@ -318,7 +319,7 @@ impl Tx<'_> {
         let ended = sqlx::query!(
             "UPDATE operations SET state = $3, state_body = $4, ended_at = $5, unfenced = $6, writer_epoch = $7, writer_until = $8
              WHERE tenant_id = $1 AND operation_id = $2 AND ended_at IS NULL RETURNING kind, cluster_id",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             state.as_str(),
             to_json(state),
@@ -327,7 +328,7 @@ impl Tx<'_> {
             writer.map(|(epoch, _)| epoch),
             writer.map(|(_, until)| until) as _
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?;
         let Some((kind, cluster)) = ended.and_then(|row| Some((row.kind, row.cluster_id?))) else {
             return Ok(());

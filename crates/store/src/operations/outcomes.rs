@@ -9,8 +9,9 @@ use meshwright_model::ids::{ClusterId, MeshId, OperationId};
 use meshwright_model::operation::{OperationKind, OperationState, Problem};
 use meshwright_model::problem::ProblemCode;
 
+use crate::StoreError;
+use crate::db::query_areas::OperationQueries;
 use crate::fleet::mesh::MeshState;
-use crate::{StoreError, Tx};
 
 /// Hint of the problem of a mesh that may lack parts, because its creation or deletion was
 /// cancelled.
@@ -21,7 +22,7 @@ const INCOMPLETE_MESH_HINT: &str =
 const CANCELLED_REGISTRATION_HINT: &str =
     "Forget the cluster with `meshwright cluster delete`, then register it again if you want it.";
 
-impl Tx<'_> {
+impl OperationQueries<'_, '_> {
     /// Moves the mesh of an operation without an upgrade to the state that the operation's end
     /// leads to, and frees the mesh lock that the operation held.
     pub(crate) async fn apply_end_to_mesh(
@@ -33,16 +34,24 @@ impl Tx<'_> {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         if let Some(state) = self.mesh_state_after(operation, kind, mesh, end).await? {
-            self.set_mesh_state(mesh, &state, now).await?;
+            self.tx.meshes().set_mesh_state(mesh, &state, now).await?;
             match (kind, &state) {
-                (_, MeshState::Deleted) => self.copy_leftovers_to_mesh(mesh, operation).await?,
+                (_, MeshState::Deleted) => {
+                    self.tx
+                        .meshes()
+                        .copy_leftovers_to_mesh(mesh, operation)
+                        .await?;
+                }
                 (OperationKind::CreateMesh, MeshState::Ready) => {
-                    self.clear_mesh_leftovers(mesh).await?;
+                    self.tx.meshes().clear_mesh_leftovers(mesh).await?;
                 }
                 _ => {}
             }
         }
-        self.free_mesh_lock(mesh, &operation.to_string()).await
+        self.tx
+            .meshes()
+            .free_mesh_lock(mesh, &operation.to_string())
+            .await
     }
 
     /// Applies the end of an operation to its cluster. A deregistration gives the cluster back. A
@@ -60,7 +69,7 @@ impl Tx<'_> {
             kind,
             OperationKind::RegisterCluster | OperationKind::RenewCredential
         ) {
-            return self.revert_deregistration(operation).await;
+            return self.tx.clusters().revert_deregistration(operation).await;
         }
         let problem = match end {
             OperationState::Failed { problem } => problem.clone(),
@@ -71,7 +80,12 @@ impl Tx<'_> {
             ),
             _ => return Ok(()),
         };
-        match self.record_credential_failure(cluster, &problem, now).await {
+        match self
+            .tx
+            .clusters()
+            .record_credential_failure(cluster, &problem, now)
+            .await
+        {
             // The cluster was deleted meanwhile, or a deregistration has removed it.
             Err(StoreError::NotFound { .. }) => Ok(()),
             refused => refused,
@@ -119,19 +133,19 @@ impl Tx<'_> {
     async fn any_step_started(&mut self, operation: OperationId) -> Result<bool, StoreError> {
         let found = sqlx::query_scalar!(
             r#"SELECT EXISTS (SELECT FROM item_facts WHERE tenant_id = $1 AND operation_id = $2 AND fact ->> 'fact' = 'started') AS "any!""#,
-            self.tenant.0,
+            self.tx.tenant.0,
             operation.0
         );
-        Ok(found.fetch_one(&mut *self.inner).await?)
+        Ok(found.fetch_one(&mut *self.tx.inner).await?)
     }
 
     async fn mesh_state_before_deletion(&mut self, mesh: MeshId) -> Result<MeshState, StoreError> {
         let problem = sqlx::query_scalar!(
             "SELECT problem FROM meshes WHERE tenant_id = $1 AND mesh_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             mesh.0
         )
-        .fetch_one(&mut *self.inner)
+        .fetch_one(&mut *self.tx.inner)
         .await?;
         let problem = problem.map(serde_json::from_value).transpose();
         let problem: Option<Problem> =

@@ -8,9 +8,10 @@ use meshwright_model::plan::{Plan, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::db::query_areas::OperationQueries;
 use crate::db::statements::require_one_row;
 use crate::error::{decode_column, to_json};
-use crate::{AccessFilter, Page, StoreError, Tx};
+use crate::{AccessFilter, Page, StoreError};
 
 /// A wave of a plan, without its steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +38,7 @@ pub struct PlannedStep {
 /// Number of steps that one INSERT statement writes at most.
 const MAX_STEPS_PER_INSERT: usize = 500;
 
-impl Tx<'_> {
+impl OperationQueries<'_, '_> {
     /// Stores the plan that a worker built. A plan is written once.
     ///
     /// # Errors
@@ -54,11 +55,11 @@ impl Tx<'_> {
             .collect();
         let done = sqlx::query!(
             "UPDATE operations SET waves = $3 WHERE tenant_id = $1 AND operation_id = $2 AND waves IS NULL",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             to_json(&heads)
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(done.rows_affected(), StoreError::Fenced)?;
         let steps: Vec<(i32, &Step)> = (0i32..)
@@ -75,13 +76,13 @@ impl Tx<'_> {
             sqlx::query!(
                 "INSERT INTO operation_items (tenant_id, operation_id, number, wave, step)
                  SELECT $1, $2, item.* FROM unnest($3::integer[], $4::integer[], $5::jsonb[]) AS item",
-                self.tenant.0,
+                self.tx.tenant.0,
                 id.0,
                 &numbers,
                 &waves,
                 &bodies
             )
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
         }
         Ok(())
@@ -96,10 +97,10 @@ impl Tx<'_> {
     pub async fn list_steps(&mut self, id: OperationId) -> Result<Vec<PlannedStep>, StoreError> {
         let facts = sqlx::query!(
             "SELECT number, fact FROM item_facts WHERE tenant_id = $1 AND operation_id = $2 ORDER BY number, ordinal",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         let mut progress: BTreeMap<i32, Progress> = BTreeMap::new();
         for row in facts {
@@ -109,10 +110,10 @@ impl Tx<'_> {
         }
         let rows = sqlx::query!(
             "SELECT number, wave, step FROM operation_items WHERE tenant_id = $1 AND operation_id = $2 ORDER BY number",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         let read = rows.into_iter().map(|row| {
             Ok(PlannedStep {

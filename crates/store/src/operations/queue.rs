@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use meshwright_model::ids::{HostingClusterId, OperationId, TenantId};
 
+use crate::db::query_areas::OperationQueries;
 use crate::db::statements::{require_one_row, retry_on_conflict, to_uuids};
 use crate::{Store, StoreError, Tx};
 
@@ -179,30 +180,7 @@ impl Store {
     }
 }
 
-impl Tx<'_> {
-    /// Commits, and renews the lease of a claim in the last statement. Returns an instant from
-    /// before that statement was sent; the lease counted from it ends no later than the lease in
-    /// the database.
-    ///
-    /// # Errors
-    /// Returns the errors of [`Tx::commit`], and [`StoreError::Fenced`] when another claim has
-    /// taken over the operation.
-    pub async fn commit_and_renew_lease(mut self, claim: &Claim) -> Result<Instant, StoreError> {
-        self.flush_events_and_audit().await?;
-        let since = Instant::now();
-        let done = sqlx::query!(
-            "UPDATE work_queue SET lease_until = clock_timestamp() + make_interval(secs => $3) WHERE operation_id = $1 AND epoch = $2",
-            claim.operation.0,
-            claim.epoch,
-            claim.lease.as_secs_f64()
-        )
-        .execute(&mut *self.inner)
-        .await?;
-        require_one_row(done.rows_affected(), StoreError::Fenced)?;
-        self.inner.commit().await?;
-        Ok(since)
-    }
-
+impl OperationQueries<'_, '_> {
     /// Gives an operation back after this delay, or at once when a signal arrived meanwhile. `None`
     /// removes it from the queue, because it has ended.
     ///
@@ -220,7 +198,7 @@ impl Tx<'_> {
                     claim.operation.0,
                     claim.epoch
                 )
-                .execute(&mut *self.inner)
+                .execute(&mut *self.tx.inner)
                 .await?
             }
             Some(due_in) => {
@@ -232,10 +210,35 @@ impl Tx<'_> {
                     claim.epoch,
                     due_in.as_secs_f64()
                 )
-                .execute(&mut *self.inner)
+                .execute(&mut *self.tx.inner)
                 .await?
             }
         };
         require_one_row(done.rows_affected(), StoreError::Fenced)
+    }
+}
+
+impl Tx<'_> {
+    /// Commits, and renews the lease of a claim in the last statement. Returns an instant from
+    /// before that statement was sent; the lease counted from it ends no later than the lease in
+    /// the database.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Tx::commit`], and [`StoreError::Fenced`] when another claim has
+    /// taken over the operation.
+    pub async fn commit_and_renew_lease(mut self, claim: &Claim) -> Result<Instant, StoreError> {
+        self.events().flush_events_and_audit().await?;
+        let since = Instant::now();
+        let done = sqlx::query!(
+            "UPDATE work_queue SET lease_until = clock_timestamp() + make_interval(secs => $3) WHERE operation_id = $1 AND epoch = $2",
+            claim.operation.0,
+            claim.epoch,
+            claim.lease.as_secs_f64()
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        require_one_row(done.rows_affected(), StoreError::Fenced)?;
+        self.inner.commit().await?;
+        Ok(since)
     }
 }

@@ -3,7 +3,8 @@
 use meshwright_model::ids::{ClusterId, OperationId};
 use meshwright_model::operation::OperationKind;
 
-use crate::{StoreError, Tx};
+use crate::StoreError;
+use crate::db::query_areas::ClusterQueries;
 
 /// A renewal of a cluster's credential that has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct OpenRenewal {
     pub lease_held: bool,
 }
 
-impl Tx<'_> {
+impl ClusterQueries<'_, '_> {
     /// Finds the renewal of a cluster's credential that has not ended, and locks it: no worker
     /// claims it until the transaction ends.
     ///
@@ -31,11 +32,11 @@ impl Tx<'_> {
                FROM operations o JOIN work_queue q ON q.tenant_id = o.tenant_id AND q.operation_id = o.operation_id
                WHERE o.tenant_id = $1 AND o.cluster_id = $2 AND o.kind = $3 AND o.ended_at IS NULL
                ORDER BY o.operation_id DESC LIMIT 1 FOR UPDATE OF q"#,
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             OperationKind::RenewCredential.as_str()
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?;
         Ok(row.map(|row| OpenRenewal {
             operation: OperationId(row.operation_id),

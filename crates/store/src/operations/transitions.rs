@@ -10,13 +10,14 @@ use meshwright_model::rules::Severity;
 use meshwright_model::upgrade::{Effect, StageOutcome, UpgradeState, Verb};
 use serde_json::Value;
 
+use crate::db::query_areas::UpgradeQueries;
 use crate::error::to_json;
-use crate::{NewOperation, StoreError, Tx, Upgrade};
+use crate::{NewOperation, StoreError, Upgrade};
 
 /// Name that is stored as the caller when the upgrade's own policy accepted the findings.
 const ACCEPTED_BY_POLICY: &str = "policy";
 
-impl Tx<'_> {
+impl UpgradeQueries<'_, '_> {
     /// Applies a verb of a person. `actor` names the person as the audit log does, and `expected`
     /// is the number of transitions that the person saw.
     ///
@@ -39,7 +40,7 @@ impl Tx<'_> {
         let (state, effect) = upgrade.state.clone().on_verb(verb)?;
         if let (true, Some(guest)) = (
             upgrade.must_wait_for_data_plane(&effect),
-            self.data_plane_holder(upgrade.mesh).await?,
+            self.tx.meshes().data_plane_holder(upgrade.mesh).await?,
         ) {
             return Err(StoreError::MeshLocked { holder: guest });
         }
@@ -122,7 +123,12 @@ impl Tx<'_> {
                     .await?;
             }
             Effect::Signal(signal) => self.signal_stage(&mut upgrade, signal, clock).await?,
-            Effect::RunNow => self.make_operation_due(upgrade.stage()?).await?,
+            Effect::RunNow => {
+                self.tx
+                    .operations()
+                    .make_operation_due(upgrade.stage()?)
+                    .await?;
+            }
             Effect::Finish => self.finish_upgrade(&mut upgrade, &state, now).await?,
             Effect::Nothing => {}
         }
@@ -146,7 +152,9 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         let now = clock.now();
         if let Some(earlier) = upgrade.operation {
-            self.supersede_operation(earlier, &OperationState::Superseded, now)
+            self.tx
+                .operations()
+                .supersede_operation(earlier, &OperationState::Superseded, now)
                 .await?;
         }
         let hold = if let UpgradeState::Holding { until } = state {
@@ -163,7 +171,7 @@ impl Tx<'_> {
             arguments,
             due_in: hold.try_into().unwrap_or_default(),
         };
-        self.create_operation(&new, now).await?;
+        self.tx.operations().create_operation(&new, now).await?;
         upgrade.operation = Some(new.id);
         Ok(())
     }
@@ -179,11 +187,17 @@ impl Tx<'_> {
         let now = clock.now();
         let operation = upgrade.stage()?;
         let ended = match signal {
-            Signal::Resume | Signal::Retry => self.read_ended_stage(operation).await?,
+            Signal::Resume | Signal::Retry => {
+                self.tx.operations().read_ended_stage(operation).await?
+            }
             Signal::Pause | Signal::Cancel => None,
         };
         let Some(ended) = ended else {
-            return self.signal_operation(operation, signal, now).await;
+            return self
+                .tx
+                .operations()
+                .signal_operation(operation, signal, now)
+                .await;
         };
         let new = NewOperation {
             id: OperationId(clock.new_uuid()),
@@ -191,7 +205,7 @@ impl Tx<'_> {
             upgrade: Some(upgrade.id),
             ..ended
         };
-        self.create_operation(&new, now).await?;
+        self.tx.operations().create_operation(&new, now).await?;
         upgrade.operation = Some(new.id);
         Ok(())
     }
@@ -205,15 +219,21 @@ impl Tx<'_> {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         if let Some(earlier) = upgrade.operation {
-            self.supersede_operation(earlier, &OperationState::Cancelled, now)
+            self.tx
+                .operations()
+                .supersede_operation(earlier, &OperationState::Cancelled, now)
                 .await?;
         }
-        self.free_mesh_lock(upgrade.mesh, &upgrade.id.to_string())
+        self.tx
+            .meshes()
+            .free_mesh_lock(upgrade.mesh, &upgrade.id.to_string())
             .await?;
         // An abandoned upgrade leaves its target revision in the clusters, and the deletion of the
         // mesh has to know it.
         if !matches!(state, UpgradeState::Abandoned { .. }) {
-            self.resolve_target_revision(upgrade.mesh, *state == UpgradeState::Succeeded)
+            self.tx
+                .meshes()
+                .resolve_target_revision(upgrade.mesh, *state == UpgradeState::Succeeded)
                 .await?;
         }
         upgrade.ended_at = Some(now);
@@ -225,7 +245,7 @@ impl Tx<'_> {
             "UPDATE upgrades SET state = $3, state_body = $4, transitions = $5, operation_id = $6, ended_at = $7,
                  findings = $8, findings_accepted_by = $9, findings_accepted_at = $10
              WHERE tenant_id = $1 AND upgrade_id = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             upgrade.id.0,
             upgrade.state.as_str(),
             to_json(&upgrade.state),
@@ -236,7 +256,7 @@ impl Tx<'_> {
             upgrade.acceptance.as_ref().map(|(by, _)| by.as_str()),
             upgrade.acceptance.as_ref().map(|(_, at)| at.to_sqlx()) as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }

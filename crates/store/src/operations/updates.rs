@@ -7,9 +7,10 @@ use meshwright_model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
 use meshwright_model::operation::{OperationState, Signal, StepEvent};
 use meshwright_model::webhook::EventKind;
 
+use crate::db::query_areas::OperationQueries;
 use crate::db::statements::require_one_row;
 use crate::error::{decode_column, to_json};
-use crate::{Claim, NewEvent, StoreError, Tx};
+use crate::{Claim, NewEvent, StoreError};
 
 /// Signals that the worker has not seen yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub struct OperationUpdate {
     pub waiting_for: Option<Option<String>>,
 }
 
-impl Tx<'_> {
+impl OperationQueries<'_, '_> {
     /// Reads the signals that the worker has not seen yet.
     ///
     /// # Errors
@@ -61,7 +62,7 @@ impl Tx<'_> {
             claim.operation.0,
             claim.epoch
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?
         .ok_or(StoreError::Fenced)?;
         if row.wish_seq == row.seen_seq {
@@ -72,12 +73,12 @@ impl Tx<'_> {
         }
         let rows = sqlx::query_scalar!(
             "SELECT wish FROM wishes WHERE tenant_id = $1 AND operation_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq",
-            self.tenant.0,
+            self.tx.tenant.0,
             claim.operation.0,
             row.seen_seq,
             row.wish_seq
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         let wishes = rows.into_iter().map(|text| {
             decode_column(
@@ -119,7 +120,7 @@ impl Tx<'_> {
             !record.step_events.is_empty() || record.seen_signal_seq.is_some(),
             claim.lease.as_secs_f64()
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(held.rows_affected(), StoreError::Fenced)?;
         if !record.step_events.is_empty() {
@@ -136,24 +137,24 @@ impl Tx<'_> {
             sqlx::query!(
                 "INSERT INTO item_facts (tenant_id, operation_id, number, epoch, at, fact)
                  SELECT $1, $2, fact.number, $3, $4, fact.body FROM unnest($5::integer[], $6::jsonb[]) AS fact (number, body)",
-                self.tenant.0,
+                self.tx.tenant.0,
                 claim.operation.0,
                 claim.epoch,
                 now.to_sqlx() as _,
                 &numbers,
                 &facts
             )
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
         }
         if let Some(waiting_for) = &record.waiting_for {
             sqlx::query!(
                 "UPDATE operations SET waiting_for = $3 WHERE tenant_id = $1 AND operation_id = $2",
-                self.tenant.0,
+                self.tx.tenant.0,
                 claim.operation.0,
                 waiting_for.as_deref()
             )
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
         }
         if let Some(state) = &record.state {
@@ -174,7 +175,7 @@ impl Tx<'_> {
         let row = sqlx::query!(
             "UPDATE operations SET state = $3, state_body = $4, started_at = coalesce(started_at, $5), ended_at = $6, unfenced = $7
              WHERE tenant_id = $1 AND operation_id = $2 RETURNING kind, mesh_id, upgrade_id, cluster_id",
-            self.tenant.0,
+            self.tx.tenant.0,
             id.0,
             state.as_str(),
             to_json(state),
@@ -182,9 +183,9 @@ impl Tx<'_> {
             ended as _,
             unfenced
         )
-        .fetch_one(&mut *self.inner)
+        .fetch_one(&mut *self.tx.inner)
         .await?;
-        self.push_event(NewEvent {
+        self.tx.push_event(NewEvent {
             at: now,
             kind: EventKind::OperationState,
             mesh: row.mesh_id.map(MeshId),

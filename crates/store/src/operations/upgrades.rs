@@ -8,9 +8,10 @@ use meshwright_model::upgrade::{Finding, UpgradePolicyChoice, UpgradeState};
 use meshwright_model::version::{RevisionName, Version};
 use meshwright_model::webhook::EventKind;
 
+use crate::db::query_areas::UpgradeQueries;
 use crate::db::statements::id_bounds;
 use crate::error::{decode_column, to_json};
-use crate::{NewEvent, Page, StoreError, Tx};
+use crate::{NewEvent, Page, StoreError};
 
 /// An upgrade to be planned.
 #[derive(Debug, Clone)]
@@ -59,7 +60,7 @@ pub struct Upgrade {
     pub ended_at: Option<Timestamp>,
 }
 
-impl Tx<'_> {
+impl UpgradeQueries<'_, '_> {
     /// Adds an upgrade in state `planned`, and acquires the mesh lock for it.
     ///
     /// # Errors
@@ -69,15 +70,19 @@ impl Tx<'_> {
         new: &NewUpgrade,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.acquire_mesh_lock(new.mesh, &new.id.to_string())
+        self.tx
+            .meshes()
+            .acquire_mesh_lock(new.mesh, &new.id.to_string())
             .await?;
-        self.set_target_revision(new.mesh, &new.revision, &new.to)
+        self.tx
+            .meshes()
+            .set_target_revision(new.mesh, &new.revision, &new.to)
             .await?;
         let state = UpgradeState::Planned;
         sqlx::query!(
             "INSERT INTO upgrades (tenant_id, upgrade_id, mesh_id, from_version, to_version, choice, state, state_body, created_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            self.tenant.0,
+            self.tx.tenant.0,
             new.id.0,
             new.mesh.0,
             new.from.to_string(),
@@ -87,7 +92,7 @@ impl Tx<'_> {
             to_json(&state),
             now.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         self.push_upgrade_event(new.id, new.mesh, &state, now);
         Ok(())
@@ -100,7 +105,7 @@ impl Tx<'_> {
         state: &UpgradeState,
         now: Timestamp,
     ) {
-        self.push_event(NewEvent {
+        self.tx.push_event(NewEvent {
             at: now,
             kind: EventKind::UpgradeState,
             mesh: Some(mesh),
@@ -136,10 +141,10 @@ impl Tx<'_> {
             // Verbs and outcomes of one upgrade run one after the other.
             sqlx::query!(
                 "SELECT 1 AS one FROM upgrades WHERE tenant_id = $1 AND upgrade_id = $2 FOR UPDATE",
-                self.tenant.0,
+                self.tx.tenant.0,
                 id.0
             )
-            .fetch_optional(&mut *self.inner)
+            .fetch_optional(&mut *self.tx.inner)
             .await?;
         }
         self.read_upgrades(Some(id), None, Page::ALL)
@@ -163,14 +168,14 @@ impl Tx<'_> {
                      SELECT FROM meshes m WHERE m.tenant_id = $1 AND m.mesh_id = $3 AND m.state <> 'deleted')))
                  AND ($4::uuid IS NULL OR upgrade_id < $4)
              ORDER BY upgrade_id DESC LIMIT $5",
-            self.tenant.0,
+            self.tx.tenant.0,
             from,
             mesh.map(|id| id.0),
             page.after,
             page.limit,
             to
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         let read = rows.into_iter().map(|row| {
             let id = UpgradeId(row.upgrade_id);

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId, TenantId, WebhookId};
 
+use crate::db::query_areas::SealingQueries;
 use crate::db::statements::require_one_row;
 use crate::events::webhooks;
 use crate::fleet::cluster_credentials;
@@ -15,13 +16,13 @@ use crate::fleet::meshes;
 use crate::sealing::aead::random_key;
 use crate::sealing::data_keys::TenantKeys;
 use crate::sealing::tenant_keys::wrap_context;
-use crate::{Store, StoreError, Tx};
+use crate::{Store, StoreError};
 
 /// Time that a retired key is kept at least: 25 hours. It must still open the responses that are
 /// stored for idempotency keys, and those are kept for 24 hours.
 const RETIRED_KEY_RETENTION: SignedDuration = SignedDuration::from_hours(25);
 
-impl Tx<'_> {
+impl SealingQueries<'_, '_> {
     /// Seals a value again with the tenant's newest key. With `legacy`, the value was sealed with
     /// the server's own key, from before tenants had keys.
     async fn reseal_value(
@@ -31,20 +32,20 @@ impl Tx<'_> {
         sealed: &[u8],
     ) -> Result<Vec<u8>, StoreError> {
         let opened = if legacy {
-            self.store.sealer.open(associated_data, sealed)?
+            self.tx.store.sealer.open(associated_data, sealed)?
         } else {
-            self.open(associated_data, sealed).await?
+            self.tx.open(associated_data, sealed).await?
         };
-        self.seal(associated_data, &opened)
+        self.tx.seal(associated_data, &opened)
     }
 
     /// Seals every permanently stored value of this tenant again with the newest key.
     async fn reseal_secrets(&mut self, legacy: bool) -> Result<(), StoreError> {
         let clusters = sqlx::query!(
             "SELECT cluster_id, kubeconfig, submitted, former FROM clusters WHERE tenant_id = $1 ORDER BY cluster_id FOR UPDATE",
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         for row in clusters {
             let associated_data = clusters::kubeconfig_associated_data(ClusterId(row.cluster_id));
@@ -68,20 +69,20 @@ impl Tx<'_> {
             };
             sqlx::query!(
                 "UPDATE clusters SET kubeconfig = $3, submitted = $4, former = $5 WHERE tenant_id = $1 AND cluster_id = $2",
-                self.tenant.0,
+                self.tx.tenant.0,
                 row.cluster_id,
                 sealed,
                 submitted,
                 former
             )
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
         }
         let meshes = sqlx::query!(
             "SELECT mesh_id, authority FROM meshes WHERE tenant_id = $1 AND length(authority) > 0 ORDER BY mesh_id FOR UPDATE",
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         for row in meshes {
             let associated_data = meshes::authority_associated_data(MeshId(row.mesh_id));
@@ -90,11 +91,11 @@ impl Tx<'_> {
                 .await?;
             sqlx::query!(
                 "UPDATE meshes SET authority = $3 WHERE tenant_id = $1 AND mesh_id = $2",
-                self.tenant.0,
+                self.tx.tenant.0,
                 row.mesh_id,
                 sealed
             )
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
         }
         self.reseal_webhooks().await
@@ -105,9 +106,9 @@ impl Tx<'_> {
     async fn reseal_webhooks(&mut self) -> Result<(), StoreError> {
         let webhooks = sqlx::query!(
             "SELECT webhook_id, secret, former_secret FROM webhooks WHERE tenant_id = $1 ORDER BY webhook_id FOR UPDATE",
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         for row in webhooks {
             let associated_data = webhooks::secret_associated_data(WebhookId(row.webhook_id));
@@ -120,12 +121,12 @@ impl Tx<'_> {
             };
             sqlx::query!(
                 "UPDATE webhooks SET secret = $3, former_secret = $4 WHERE tenant_id = $1 AND webhook_id = $2",
-                self.tenant.0,
+                self.tx.tenant.0,
                 row.webhook_id,
                 secret,
                 former
             )
-            .execute(&mut *self.inner)
+            .execute(&mut *self.tx.inner)
             .await?;
         }
         Ok(())
@@ -156,7 +157,9 @@ impl Store {
         let mut tx = self
             .begin_with_keys(tenant, Arc::new(TenantKeys(keys)))
             .await?;
-        tx.insert_tenant_key(version, &wrapped, now).await?;
+        tx.sealing()
+            .insert_tenant_key(version, &wrapped, now)
+            .await?;
         sqlx::query!(
             "UPDATE tenant_keys SET retired_at = $3 WHERE tenant_id = $1 AND version < $2 AND retired_at IS NULL",
             tenant.0,
@@ -165,7 +168,7 @@ impl Store {
         )
         .execute(&mut *tx.inner)
         .await?;
-        tx.reseal_secrets(false).await?;
+        tx.sealing().reseal_secrets(false).await?;
         let over = now - RETIRED_KEY_RETENTION;
         sqlx::query!(
             "DELETE FROM tenant_keys WHERE tenant_id = $1 AND retired_at < $2",
@@ -206,8 +209,8 @@ impl Store {
             .execute(&mut *tx.inner)
             .await?;
             if mine.rows_affected() == 1 {
-                tx.insert_tenant_key(1, &wrapped, now).await?;
-                tx.reseal_secrets(true).await?;
+                tx.sealing().insert_tenant_key(1, &wrapped, now).await?;
+                tx.sealing().reseal_secrets(true).await?;
                 tx.commit().await?;
                 self.sealer.evict_tenant_keys(tenant);
                 count += 1;
@@ -227,7 +230,7 @@ impl Store {
     pub async fn rewrap_tenant_keys(&self, tenant: TenantId) -> Result<usize, StoreError> {
         let keeper = self.sealer.key_wrapper();
         let mut tx = self.begin_with_keys(tenant, Arc::default()).await?;
-        let wrapped = tx.read_wrapped_keys().await?;
+        let wrapped = tx.sealing().read_wrapped_keys().await?;
         drop(tx);
         let mut count = 0;
         for (version, old) in wrapped {

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::TenantId;
 
+use crate::db::query_areas::SealingQueries;
 use crate::sealing::aead::random_key;
 use crate::sealing::data_keys::{CachedTenantKeys, TenantKeys, sealed_key_version};
 use crate::{Sealer, Store, StoreError, Tx};
@@ -53,37 +54,40 @@ impl Tx<'_> {
     ) -> Result<Vec<u8>, StoreError> {
         let version = sealed_key_version(sealed)?;
         if !self.keys.has_version(version) {
-            self.load_tenant_key(version).await?;
+            self.sealing().load_tenant_key(version).await?;
         }
         self.keys.open(self.tenant, associated_data, sealed)
     }
+}
 
+impl SealingQueries<'_, '_> {
     /// Loads a key version that another process has added since this transaction began. This is the
     /// only time that a transaction waits for a key service. The key service answers or times out
     /// long before the database ends the idle transaction.
     async fn load_tenant_key(&mut self, version: i32) -> Result<(), StoreError> {
         let wrapped = sqlx::query_scalar!(
             "SELECT wrapped FROM tenant_keys WHERE tenant_id = $1 AND version = $2",
-            self.tenant.0,
+            self.tx.tenant.0,
             version
         )
-        .fetch_optional(&mut *self.inner)
+        .fetch_optional(&mut *self.tx.inner)
         .await?
-        .ok_or(if self.keys.0.is_empty() {
+        .ok_or(if self.tx.keys.0.is_empty() {
             StoreError::KeysErased
         } else {
             StoreError::UnsealFailed
         })?;
         let key = self
+            .tx
             .store
             .sealer
             .key_wrapper()
-            .unwrap_key(&wrapped, &wrap_context(self.tenant, version))
+            .unwrap_key(&wrapped, &wrap_context(self.tx.tenant, version))
             .await?;
-        let mut keys = self.keys.0.clone();
+        let mut keys = self.tx.keys.0.clone();
         keys.insert(version, key);
-        self.keys = Arc::new(TenantKeys(keys));
-        self.store.sealer.evict_tenant_keys(self.tenant);
+        self.tx.keys = Arc::new(TenantKeys(keys));
+        self.tx.store.sealer.evict_tenant_keys(self.tx.tenant);
         Ok(())
     }
 
@@ -95,13 +99,13 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO tenant_keys (tenant_id, version, wrapped, wrapper, created_at) VALUES ($1, $2, $3, $4, $5)",
-            self.tenant.0,
+            self.tx.tenant.0,
             version,
             wrapped.bytes,
             wrapped.wrapper_name,
             now.to_sqlx() as _
         )
-        .execute(&mut *self.inner)
+        .execute(&mut *self.tx.inner)
         .await?;
         Ok(())
     }
@@ -109,9 +113,9 @@ impl Tx<'_> {
     pub(crate) async fn read_wrapped_keys(&mut self) -> Result<Vec<(i32, Vec<u8>)>, StoreError> {
         let rows = sqlx::query!(
             "SELECT version, wrapped FROM tenant_keys WHERE tenant_id = $1 ORDER BY version",
-            self.tenant.0
+            self.tx.tenant.0
         )
-        .fetch_all(&mut *self.inner)
+        .fetch_all(&mut *self.tx.inner)
         .await?;
         Ok(rows
             .into_iter()
@@ -137,7 +141,7 @@ impl Store {
             return Ok(opened.keys);
         }
         let mut tx = self.begin_with_keys(tenant, Arc::default()).await?;
-        let wrapped = tx.read_wrapped_keys().await?;
+        let wrapped = tx.sealing().read_wrapped_keys().await?;
         drop(tx);
         let mut keys = BTreeMap::new();
         for (version, wrapped) in wrapped {

@@ -22,7 +22,8 @@ impl Fleet {
             self.clock.now(),
         );
         let mut tx = self.db.begin_beside_workers().await;
-        tx.create_cluster(&new_cluster(cluster, name), now)
+        tx.clusters()
+            .create_cluster(&new_cluster(cluster, name), now)
             .await
             .expect("a cluster");
         let new = NewOperation {
@@ -34,7 +35,10 @@ impl Fleet {
             arguments: Value::Null,
             due_in: Duration::ZERO,
         };
-        tx.create_operation(&new, now).await.expect("an operation");
+        tx.operations()
+            .create_operation(&new, now)
+            .await
+            .expect("an operation");
         tx.commit().await.expect("a commit");
         (cluster, id)
     }
@@ -59,7 +63,8 @@ impl Fleet {
             due_in: Duration::ZERO,
         };
         let mut tx = self.db.begin_beside_workers().await;
-        tx.create_operation(&new, self.clock.now())
+        tx.operations()
+            .create_operation(&new, self.clock.now())
             .await
             .expect("an operation");
         tx.commit().await.expect("a commit");
@@ -72,7 +77,7 @@ impl Fleet {
     /// Panics when the database fails.
     pub async fn cluster(&self, id: ClusterId) -> meshwright_store::Cluster {
         let mut tx = self.db.begin_beside_workers().await;
-        tx.get_cluster(id).await.expect("the cluster")
+        tx.clusters().get_cluster(id).await.expect("the cluster")
     }
 
     /// Deletes a cluster that no mesh uses.
@@ -81,7 +86,8 @@ impl Fleet {
     /// Panics when the database fails, or when there is no such cluster.
     pub async fn deregister_cluster(&self, id: ClusterId) {
         let mut tx = self.db.begin_beside_workers().await;
-        tx.delete_cluster(id)
+        tx.clusters()
+            .delete_cluster(id)
             .await
             .expect("a cluster that no mesh uses");
         tx.commit().await.expect("a commit");
@@ -95,7 +101,8 @@ impl Fleet {
         let id = OperationId(self.clock.new_uuid());
         let now = self.clock.now();
         let mut tx = self.db.begin_beside_workers().await;
-        tx.acquire_data_plane_lock(self.mesh, id)
+        tx.meshes()
+            .acquire_data_plane_lock(self.mesh, id)
             .await
             .expect("a free mesh");
         let new = NewOperation {
@@ -107,7 +114,10 @@ impl Fleet {
             arguments,
             due_in: Duration::ZERO,
         };
-        tx.create_operation(&new, now).await.expect("an operation");
+        tx.operations()
+            .create_operation(&new, now)
+            .await
+            .expect("an operation");
         tx.commit().await.expect("a commit");
         id
     }
@@ -118,6 +128,9 @@ impl Fleet {
     /// Panics when the database fails.
     pub async fn operation(&self, id: OperationId) -> Operation {
         let mut tx = self.db.begin_beside_workers().await;
-        tx.get_operation(id).await.expect("the operation")
+        tx.operations()
+            .get_operation(id)
+            .await
+            .expect("the operation")
     }
 }

@@ -19,7 +19,12 @@ impl Fleet {
         let id = UpgradeId(self.clock.new_uuid());
         let to: Version = to.parse().expect(to);
         let mut tx = self.db.begin_beside_workers().await;
-        let current = tx.get_mesh(self.mesh).await.expect("the mesh").current;
+        let current = tx
+            .meshes()
+            .get_mesh(self.mesh)
+            .await
+            .expect("the mesh")
+            .current;
         let revision = if strategy == Strategy::Canary {
             to.revision_name()
         } else {
@@ -41,7 +46,8 @@ impl Fleet {
             revision,
             choice,
         };
-        tx.create_upgrade(&new, self.clock.now())
+        tx.upgrades()
+            .create_upgrade(&new, self.clock.now())
             .await
             .expect("an upgrade");
         tx.commit().await.expect("a commit");
@@ -55,6 +61,7 @@ impl Fleet {
     pub async fn get_or_plan_upgrade(&self) -> UpgradeId {
         let mut tx = self.db.begin_beside_workers().await;
         let known = tx
+            .upgrades()
             .list_upgrades(self.mesh, Page::ALL)
             .await
             .expect("upgrades");
@@ -78,6 +85,7 @@ impl Fleet {
     ) -> Result<Upgrade, meshwright_store::StoreError> {
         let mut tx = self.db.begin_beside_workers().await;
         let pressed = tx
+            .upgrades()
             .apply_verb(
                 upgrade,
                 (verb, "key:test"),
@@ -108,6 +116,6 @@ impl Fleet {
     /// Panics when the database fails.
     pub async fn upgrade(&self, id: UpgradeId) -> Upgrade {
         let mut tx = self.db.begin_beside_workers().await;
-        tx.get_upgrade(id).await.expect("the upgrade")
+        tx.upgrades().get_upgrade(id).await.expect("the upgrade")
     }
 }

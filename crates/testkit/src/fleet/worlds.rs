@@ -57,7 +57,7 @@ impl ClusterProvider for FakeClusterProvider {
             meshwright_worker::problem_from_store_error(&error)
         };
         let mut tx = self.store.begin(tenant).await.map_err(lost)?;
-        let mesh = tx.get_mesh(mesh).await.map_err(lost)?;
+        let mesh = tx.meshes().get_mesh(mesh).await.map_err(lost)?;
         let line = |revision: meshwright_store::Revision| ControlPlane {
             image: proxy_image(&revision.version),
             revision: revision.name,
@@ -95,6 +95,7 @@ impl ClusterProvider for FakeClusterProvider {
         };
         let mut tx = self.store.begin(tenant).await.map_err(lost)?;
         let known = tx
+            .clusters()
             .get_cluster(cluster)
             .await
             .map_err(lost)?

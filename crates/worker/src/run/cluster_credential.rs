@@ -47,6 +47,7 @@ impl Run<'_> {
                 .store
                 .begin(self.claim.tenant)
                 .await?
+                .clusters()
                 .get_cluster(cluster)
                 .await
         };
@@ -115,7 +116,9 @@ impl Run<'_> {
             Err(problem) => return Ok(Err(problem)),
         };
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        tx.reserve_cluster_identity(cluster, &uid).await?;
+        tx.clusters()
+            .reserve_cluster_identity(cluster, &uid)
+            .await?;
         tx.commit().await?;
         Ok(self
             .engine
@@ -142,9 +145,10 @@ impl Run<'_> {
         let overlap = overlap.map_or(DEFAULT_CREDENTIAL_OVERLAP, Duration::from_secs);
         let now = self.now();
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        tx.store_renewed_credential(cluster, issued, overlap, now)
+        tx.clusters()
+            .store_renewed_credential(cluster, issued, overlap, now)
             .await?;
-        tx.record_audit(Entry {
+        tx.audit().record_audit(Entry {
             at: now,
             actor: self.engine.settings.worker_name.clone(),
             action: "cluster.credential.made".into(),
@@ -190,8 +194,8 @@ impl Run<'_> {
             .begin(self.claim.tenant)
             .await
             .map_err(lost)?;
-        let mesh = match tx.mesh_of_cluster(cluster).await.map_err(lost)? {
-            Some(mesh) => tx.get_mesh(mesh).await.map_err(lost)?,
+        let mesh = match tx.clusters().mesh_of_cluster(cluster).await.map_err(lost)? {
+            Some(mesh) => tx.meshes().get_mesh(mesh).await.map_err(lost)?,
             None => return Ok(former),
         };
         drop(tx);
@@ -243,7 +247,7 @@ impl Run<'_> {
         problem: Problem,
     ) -> Result<RunEnd, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let problem = match tx.get_cluster(cluster).await {
+        let problem = match tx.clusters().get_cluster(cluster).await {
             Ok(_) => problem,
             Err(StoreError::NotFound { .. }) => cluster_gone(),
             Err(error) => return Err(error),
@@ -272,7 +276,7 @@ impl Run<'_> {
             ..OperationUpdate::default()
         };
         let _locked = self.record_state(&mut tx, &record).await?;
-        tx.end_claim(&self.claim, None).await?;
+        tx.operations().end_claim(&self.claim, None).await?;
         tx.commit().await?;
         metrics::count_record(&self.operation, &record, self.now());
         Ok(RunEnd::Finished)

@@ -102,6 +102,7 @@ impl Run<'_> {
             .store
             .begin(self.claim.tenant)
             .await?
+            .operations()
             .list_unfenced_operations(mesh, self.claim.operation)
             .await
     }

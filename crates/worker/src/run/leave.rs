@@ -35,6 +35,7 @@ impl Run<'_> {
             .store
             .begin(self.claim.tenant)
             .await?
+            .clusters()
             .get_cluster(cluster)
             .await
         {
@@ -99,9 +100,12 @@ impl Run<'_> {
             ..OperationUpdate::default()
         };
         let locked = self.record_state(&mut tx, &running).await?;
-        tx.record_removal_intent(cluster, now).await?;
-        tx.record_leftovers(self.claim.operation, leftovers).await?;
-        tx.record_audit(self.audit_entry_for("cluster.account.removal", cluster));
+        tx.clusters().record_removal_intent(cluster, now).await?;
+        tx.meshes()
+            .record_leftovers(self.claim.operation, leftovers)
+            .await?;
+        tx.audit()
+            .record_audit(self.audit_entry_for("cluster.account.removal", cluster));
         locked.commit_and_renew(tx).await?;
         self.operation.state = OperationState::Running;
         Ok(())
@@ -114,7 +118,9 @@ impl Run<'_> {
         let locked = self
             .record_state(&mut tx, &OperationUpdate::default())
             .await?;
-        tx.record_removal_accepted(cluster, self.now()).await?;
+        tx.clusters()
+            .record_removal_accepted(cluster, self.now())
+            .await?;
         locked.commit_and_renew(tx).await?;
         Ok(())
     }
@@ -142,9 +148,11 @@ impl Run<'_> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some((leftovers, problem)) = &behind {
             tracing::info!(cluster.id = %cluster, code = problem.code.as_str(), "the cluster is left behind, because the deregistration was forced");
-            tx.record_leftovers(self.claim.operation, leftovers).await?;
+            tx.meshes()
+                .record_leftovers(self.claim.operation, leftovers)
+                .await?;
         }
-        tx.record_audit(self.audit_entry_for(
+        tx.audit().record_audit(self.audit_entry_for(
             if behind.is_some() {
                 "cluster.left_behind"
             } else {
@@ -152,7 +160,7 @@ impl Run<'_> {
             },
             cluster,
         ));
-        tx.delete_cluster(cluster).await?;
+        tx.clusters().delete_cluster(cluster).await?;
         self.finish_in_tx(tx, OperationState::Succeeded).await
     }
 

@@ -82,16 +82,17 @@ impl Run<'_> {
     ) -> Result<RunEnd, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some(upgrade) = self.operation.upgrade {
-            tx.lock_upgrade(upgrade).await?;
+            tx.upgrades().lock_upgrade(upgrade).await?;
         }
         let record = OperationUpdate {
             state: Some(state),
             ..record
         };
         let _locked = self.record_state(&mut tx, &record).await?;
-        tx.end_claim(&self.claim, None).await?;
+        tx.operations().end_claim(&self.claim, None).await?;
         if let Some(upgrade) = self.operation.upgrade {
-            tx.apply_outcome(upgrade, outcome, self.engine.clock.as_ref())
+            tx.upgrades()
+                .apply_outcome(upgrade, outcome, self.engine.clock.as_ref())
                 .await?;
         }
         tx.commit().await?;
@@ -135,12 +136,12 @@ impl Run<'_> {
         let (problem, facts) = self.with_possible_advice(problem, facts);
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some(upgrade) = self.operation.upgrade {
-            tx.lock_upgrade(upgrade).await?;
+            tx.upgrades().lock_upgrade(upgrade).await?;
         }
         // No signal can be added while the upgrade is locked. A pending pause signal is answered by
         // this pause. Any other pending signal has to be processed first, so that the state of the
         // upgrade and the behaviour of the operation agree; the conflict restarts the claim.
-        let unseen = tx.read_pending_signals(&self.claim).await?;
+        let unseen = tx.operations().read_pending_signals(&self.claim).await?;
         if unseen.after_seq(seen).any(|wish| wish != Signal::Pause) {
             return Err(StoreError::SerializationConflict);
         }
@@ -155,14 +156,17 @@ impl Run<'_> {
             waiting_for: None,
         };
         let _locked = self.record_state(&mut tx, &record).await?;
-        tx.end_claim(&self.claim, Some(PAUSED_SLEEP)).await?;
-        if let (true, Some(upgrade)) = (news, self.operation.upgrade) {
-            tx.apply_outcome(
-                upgrade,
-                StageOutcome::Paused(problem),
-                self.engine.clock.as_ref(),
-            )
+        tx.operations()
+            .end_claim(&self.claim, Some(PAUSED_SLEEP))
             .await?;
+        if let (true, Some(upgrade)) = (news, self.operation.upgrade) {
+            tx.upgrades()
+                .apply_outcome(
+                    upgrade,
+                    StageOutcome::Paused(problem),
+                    self.engine.clock.as_ref(),
+                )
+                .await?;
         }
         tx.commit().await?;
         metrics::count_record(&self.operation, &record, self.now());
@@ -196,7 +200,7 @@ impl Run<'_> {
     /// Gives the claim up without a change; the operation is due again after `due_in`.
     pub(super) async fn release_claim(&mut self, due_in: Duration) -> Result<RunEnd, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        tx.end_claim(&self.claim, Some(due_in)).await?;
+        tx.operations().end_claim(&self.claim, Some(due_in)).await?;
         tx.commit().await?;
         Ok(RunEnd::Released)
     }
@@ -205,14 +209,20 @@ impl Run<'_> {
     /// in the catalogue.
     async fn load_skew_rule(&self) -> Result<SkewRule, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let minors = tx.upgrade_policy().await?.in_place_minors;
+        let minors = tx.catalogue().upgrade_policy().await?.in_place_minors;
         let image = |release: Release| {
             (
                 format!("{}/proxyv2:{}", release.hub, release.tag),
                 release.version,
             )
         };
-        let images = tx.list_releases().await?.into_iter().map(image).collect();
+        let images = tx
+            .catalogue()
+            .list_releases()
+            .await?
+            .into_iter()
+            .map(image)
+            .collect();
         Ok(SkewRule {
             max_minors_behind: minors,
             image_versions: images,
@@ -240,6 +250,7 @@ impl Run<'_> {
                 .store
                 .begin(self.claim.tenant)
                 .await?
+                .upgrades()
                 .get_upgrade(upgrade)
                 .await?
                 .choice

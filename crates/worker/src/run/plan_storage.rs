@@ -68,9 +68,12 @@ impl Run<'_> {
         self.lease.mark_progress();
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some((plan, leftovers)) = planned {
-            tx.store_plan(self.claim.operation, &plan).await?;
-            tx.mark_fenced(&self.fenced_operations).await?;
-            tx.record_leftovers(self.claim.operation, &leftovers)
+            tx.operations()
+                .store_plan(self.claim.operation, &plan)
+                .await?;
+            tx.operations().mark_fenced(&self.fenced_operations).await?;
+            tx.meshes()
+                .record_leftovers(self.claim.operation, &leftovers)
                 .await?;
             self.operation.waves = Some(
                 plan.waves
@@ -81,7 +84,7 @@ impl Run<'_> {
                     })
                     .collect(),
             );
-            self.steps = tx.list_steps(self.claim.operation).await?;
+            self.steps = tx.operations().list_steps(self.claim.operation).await?;
         }
         let runs = self.operation.state == OperationState::Running;
         let state = (!runs).then_some(OperationState::Running);
@@ -200,12 +203,12 @@ impl Run<'_> {
             return Ok(Some((Vec::new(), LabelPolicy::default())));
         };
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let known = tx.lock_upgrade(upgrade).await?;
+        let known = tx.upgrades().lock_upgrade(upgrade).await?;
         let locked = self
             .record_state(&mut tx, &OperationUpdate::default())
             .await?;
         if matches!(known.state, UpgradeState::Holding { .. }) {
-            if let Some(guest) = tx.data_plane_holder(known.mesh).await? {
+            if let Some(guest) = tx.meshes().data_plane_holder(known.mesh).await? {
                 drop((tx, locked));
                 self.release_waiting(format!(
                     "{guest} changes the mesh's data plane; the retirement begins when it has ended"
@@ -213,10 +216,11 @@ impl Run<'_> {
                 .await?;
                 return Ok(None);
             }
-            tx.mark_retiring(upgrade, false, self.engine.clock.as_ref())
+            tx.upgrades()
+                .mark_retiring(upgrade, false, self.engine.clock.as_ref())
                 .await?;
         }
-        let history = tx.list_started_steps(upgrade).await?;
+        let history = tx.operations().list_started_steps(upgrade).await?;
         locked.commit_and_renew(tx).await?;
         Ok(Some((history, known.choice.labels)))
     }

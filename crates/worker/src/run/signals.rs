@@ -11,7 +11,7 @@ impl Run<'_> {
     /// Processes pending signals. Returns the end of the run if a signal ended the claim.
     pub(super) async fn process_signals(&mut self) -> Result<Option<RunEnd>, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let unseen = tx.read_pending_signals(&self.claim).await?;
+        let unseen = tx.operations().read_pending_signals(&self.claim).await?;
         drop(tx);
         let seen = Some(unseen.last_seq);
         for wish in &unseen.signals {

@@ -251,15 +251,16 @@ impl Run<'_> {
                 .any(|(index, ..)| is_irrevocable(&self.steps[*index].step));
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let (true, Some(upgrade)) = (no_way_back, self.operation.upgrade) {
-            tx.lock_upgrade(upgrade).await?;
-            tx.mark_retiring(upgrade, true, self.engine.clock.as_ref())
+            tx.upgrades().lock_upgrade(upgrade).await?;
+            tx.upgrades()
+                .mark_retiring(upgrade, true, self.engine.clock.as_ref())
                 .await?;
         }
         if !facts.is_empty() {
             tx.push_event(outcome::progress_event(&self.operation, &facts, self.now()));
             self.audit_entries(&facts)
                 .into_iter()
-                .for_each(|entry| tx.record_audit(entry));
+                .for_each(|entry| tx.audit().record_audit(entry));
         }
         let record = OperationUpdate {
             step_events: facts,

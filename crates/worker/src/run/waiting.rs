@@ -118,7 +118,9 @@ impl Run<'_> {
                 },
             )
             .await?;
-        tx.end_claim(&self.claim, Some(WAIT_INTERVAL)).await?;
+        tx.operations()
+            .end_claim(&self.claim, Some(WAIT_INTERVAL))
+            .await?;
         tx.commit().await?;
         Ok(RunEnd::Released)
     }

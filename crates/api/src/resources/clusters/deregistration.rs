@@ -45,7 +45,7 @@ pub(crate) async fn delete_cluster(
     if found.credential_lifetime.is_some() {
         return start_deregistration(&caller, change, &found, reason).await;
     }
-    change.tx.delete_cluster(found.id).await?;
+    change.tx.clusters().delete_cluster(found.id).await?;
     change
         .commit_deletion(found.id, &views::cluster(&found, caller.app.clock.now()))
         .await
@@ -68,7 +68,7 @@ async fn start_deregistration(
             hint,
         ));
     }
-    if let Some(renewal) = change.tx.lock_open_renewal(found.id).await? {
+    if let Some(renewal) = change.tx.clusters().lock_open_renewal(found.id).await? {
         // A worker that still holds the renewal could add objects to our service account after the
         // removal looked at it. Such a worker gives the renewal up within minutes.
         if reason.is_none() || renewal.lease_held {
@@ -76,6 +76,7 @@ async fn start_deregistration(
         }
         change
             .tx
+            .operations()
             .supersede_operation(
                 renewal.operation,
                 &OperationState::Superseded,
@@ -86,6 +87,7 @@ async fn start_deregistration(
     let id = OperationId(caller.app.clock.new_uuid());
     change
         .tx
+        .clusters()
         .begin_deregistration(found.id, id, caller.app.clock.now())
         .await?;
     if let Some(reason) = reason {

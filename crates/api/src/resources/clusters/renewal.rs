@@ -58,11 +58,12 @@ pub(crate) async fn renew_credential(
     ) {
         return Err(cluster_not_ready(&found));
     }
-    if let Some(renewal) = change.tx.lock_open_renewal(found.id).await? {
+    if let Some(renewal) = change.tx.clusters().lock_open_renewal(found.id).await? {
         return Err(renewal_conflict(&found, &renewal));
     }
     change
         .tx
+        .clusters()
         .submit_kubeconfig(
             found.id,
             submitted

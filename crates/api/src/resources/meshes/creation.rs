@@ -40,9 +40,17 @@ pub(crate) async fn create_mesh(
 ) -> Result<Response> {
     caller.require_permission(Action::ChangeMeshes)?;
     let mut change = caller.begin_mutation(database, "createMesh", &body).await?;
-    change.tx.check_quota(QuotaResource::Meshes).await?;
+    change
+        .tx
+        .tenants()
+        .check_quota(QuotaResource::Meshes)
+        .await?;
     let new = resolve_new_mesh(&caller, &mut change.tx, &body.value).await?;
-    change.tx.create_mesh(&new, caller.app.clock.now()).await?;
+    change
+        .tx
+        .meshes()
+        .create_mesh(&new, caller.app.clock.now())
+        .await?;
     start_operation(
         change,
         &caller,
@@ -95,7 +103,9 @@ async fn resolve_members(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Clust
         let pointer = format!("/clusters/{index}");
         let absent = || ApiError::invalid_field(&pointer, "there is no such cluster");
         let cluster = require_referenced(
-            tx.get_cluster(text.parse().map_err(|_| absent())?).await,
+            tx.clusters()
+                .get_cluster(text.parse().map_err(|_| absent())?)
+                .await,
             absent,
         )?;
         require_usable_cluster(&cluster, &pointer)?;
@@ -131,7 +141,7 @@ fn require_usable_cluster(cluster: &Cluster, pointer: &str) -> Result<()> {
 
 /// Returns the hosting cluster in which the control plane of a new mesh runs.
 async fn choose_hosting_cluster(tx: &mut Tx<'_>) -> Result<HostingClusterId> {
-    let hosting = tx.list_hosting_clusters().await?;
+    let hosting = tx.catalogue().list_hosting_clusters().await?;
     let absent = || {
         ApiError::new(
             StatusCode::CONFLICT,
@@ -162,7 +172,7 @@ async fn granted_edition(
     tx: &mut Tx<'_>,
     wanted: Option<&meshwright_wire::Edition>,
 ) -> Result<Edition> {
-    let granted = tx.current_tenant().await?.edition;
+    let granted = tx.tenants().current_tenant().await?.edition;
     let wanted = wanted
         .map(|sent| known_edition("/edition", sent))
         .transpose()?
@@ -194,7 +204,7 @@ async fn require_runnable_release(
             (cluster.name.clone(), version)
         })
         .collect();
-    let policy = tx.upgrade_policy().await?;
+    let policy = tx.catalogue().upgrade_policy().await?;
     let today = caller
         .app
         .clock

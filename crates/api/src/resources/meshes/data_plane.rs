@@ -32,7 +32,7 @@ pub(crate) async fn get_data_plane(
     let mesh = authorized_mesh(&caller, &mut tx, &mesh, Action::Read).await?;
     Ok(Json(views::data_plane(
         &mesh,
-        tx.last_observation(mesh.id).await?,
+        tx.meshes().last_observation(mesh.id).await?,
     )))
 }
 
@@ -58,6 +58,7 @@ pub(crate) async fn set_injection(
     require_member_namespace(&mesh, &wanted.cluster, &wanted.namespace, "")?;
     let seen = change
         .tx
+        .meshes()
         .last_observation(mesh.id)
         .await?
         .map(|(_, survey)| survey)

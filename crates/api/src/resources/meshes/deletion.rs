@@ -52,6 +52,7 @@ pub(crate) async fn delete_mesh(
     if let Some(reason) = reason {
         change
             .tx
+            .meshes()
             .preempt_for_deletion(mesh.id, &caller.principal, caller.app.clock.as_ref())
             .await?;
         leaving::check_no_upgrade_under_way(&mut change.tx, mesh.id).await?;
@@ -59,6 +60,7 @@ pub(crate) async fn delete_mesh(
     }
     change
         .tx
+        .meshes()
         .set_mesh_state(mesh.id, &MeshState::Deleting, now)
         .await?;
     start_operation(
@@ -85,7 +87,11 @@ pub(crate) async fn undelete_mesh(
     let mut change = caller
         .begin_mutation(database, "undeleteMesh", &body)
         .await?;
-    let mesh = change.tx.get_mesh(parse_id(&mesh, "mesh")?).await?;
+    let mesh = change
+        .tx
+        .meshes()
+        .get_mesh(parse_id(&mesh, "mesh")?)
+        .await?;
     caller.require_permission_on(Action::ChangeMeshes, &[Scope::Mesh(mesh.id)], "mesh")?;
     let conflict =
         |code, said: String, hint| Err(ApiError::new(StatusCode::CONFLICT, code, said, hint));
@@ -96,7 +102,7 @@ pub(crate) async fn undelete_mesh(
             "There is nothing to bring back.",
         );
     }
-    let remains = change.tx.get_deleted_mesh(mesh.id).await?;
+    let remains = change.tx.meshes().get_deleted_mesh(mesh.id).await?;
     if !remains.has_authority {
         let hint = "Create another mesh; its workloads get certificates of another authority.";
         return conflict(
@@ -106,7 +112,7 @@ pub(crate) async fn undelete_mesh(
         );
     }
     for member in &remains.members {
-        match change.tx.get_cluster(*member).await {
+        match change.tx.clusters().get_cluster(*member).await {
             Ok(cluster) if cluster.state == ClusterState::Ready => {}
             Ok(cluster) => {
                 let hint = "See what is wrong with the cluster, then try again.";
@@ -127,8 +133,16 @@ pub(crate) async fn undelete_mesh(
             Err(error) => return Err(error.into()),
         }
     }
-    change.tx.check_quota(QuotaResource::Meshes).await?;
-    change.tx.undelete_mesh(mesh.id, &remains.members).await?;
+    change
+        .tx
+        .tenants()
+        .check_quota(QuotaResource::Meshes)
+        .await?;
+    change
+        .tx
+        .meshes()
+        .undelete_mesh(mesh.id, &remains.members)
+        .await?;
     start_operation(
         change,
         &caller,
@@ -177,6 +191,7 @@ pub(crate) async fn retry_mesh(
     }
     change
         .tx
+        .meshes()
         .set_mesh_state(mesh.id, &MeshState::Creating, caller.app.clock.now())
         .await?;
     start_operation(

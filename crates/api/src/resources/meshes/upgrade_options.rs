@@ -26,7 +26,10 @@ pub(crate) async fn list_upgrade_options(
 ) -> Result<Json<UpgradeOptionList>> {
     let mut tx = database.begin_read().await?;
     let mesh = authorized_mesh(&caller, &mut tx, &mesh, Action::Read).await?;
-    let (releases, policy) = (tx.list_releases().await?, tx.upgrade_policy().await?);
+    let (releases, policy) = (
+        tx.catalogue().list_releases().await?,
+        tx.catalogue().upgrade_policy().await?,
+    );
     drop(tx);
     let members = member_kubernetes_versions(&mesh);
     let today = caller
