@@ -8,7 +8,7 @@
 //! least `NEW_CONNECTION_GRACE` for that. Authenticated connections are closed next, the longest
 //! idle one first. A connection whose request is being handled is never closed. While the body of
 //! the request is still arriving, the service waits for the client, and the connection may be
-//! closed.
+//! closed. The same holds while the refusal of a caller beyond its rate limit is delayed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -217,9 +217,17 @@ impl ClientConnection {
     /// service waits for the client meanwhile, so the connection can be closed in favour of another
     /// one.
     pub(crate) async fn read_body<T>(&self, read: impl Future<Output = T>) -> Option<T> {
+        self.run_while_closable(tokio::time::timeout(self.0.body_timeout, read))
+            .await
+            .ok()
+    }
+
+    /// Waits for a part of a request that needs no work of the service. The connection can be
+    /// closed meanwhile in favour of another one.
+    pub(crate) async fn run_while_closable<T>(&self, wait: impl Future<Output = T>) -> T {
         self.mark_waiting();
         let _turn = MarkBusyOnDrop(self.clone());
-        tokio::time::timeout(self.0.body_timeout, read).await.ok()
+        wait.await
     }
 
     /// Marks the connection as busy, because a request is being handled, or as ended. It cannot be
@@ -235,7 +243,7 @@ impl ClientConnection {
 }
 
 /// Takes a connection out of the order when it is dropped: when the task of the connection ends, or
-/// when a body has arrived or failed, also on a panic or an abort.
+/// when a body has arrived or failed or a delay is over, also on a panic or an abort.
 pub(crate) struct MarkBusyOnDrop(pub(crate) ClientConnection);
 
 impl Drop for MarkBusyOnDrop {

@@ -128,9 +128,14 @@ impl Caller {
 /// Waits for `RATE_LIMIT_RESPONSE_DELAY`, then returns the problem for a rate limit that was
 /// exceeded. A client that obeys `Retry-After`, which is at least a second, does not notice the
 /// delay. A client that ignores it is slowed down on its own connection, where the next request
-/// waits for this answer.
-async fn delayed_rate_limit_error(seconds: u64) -> ApiError {
-    tokio::time::sleep(RATE_LIMIT_RESPONSE_DELAY).await;
+/// waits for this answer. The connection can be closed meanwhile, so that such clients do not keep
+/// others out.
+async fn delayed_rate_limit_error(connection: Option<&ClientConnection>, seconds: u64) -> ApiError {
+    let delay = tokio::time::sleep(RATE_LIMIT_RESPONSE_DELAY);
+    match connection {
+        Some(connection) => connection.run_while_closable(delay).await,
+        None => delay.await,
+    }
     ApiError::rate_limited(seconds)
 }
 
@@ -149,11 +154,12 @@ impl FromRequestParts<AppState> for Authenticated {
             text.trim(),
             RequestClass::of_request(&parts.method, parts.uri.path()),
         );
+        let connection = parts.extensions.get::<ClientConnection>();
         // A caller that was authenticated a moment ago is counted before the database is read, so
         // that a client beyond its rate limit costs no query.
         let counted = match app.limits.count_cached_caller(text, class).transpose() {
             Ok(counted) => counted,
-            Err(seconds) => return Err(delayed_rate_limit_error(seconds).await),
+            Err(seconds) => return Err(delayed_rate_limit_error(connection, seconds).await),
         };
         let aim = if class == RequestClass::Read {
             TxMode::Read
@@ -173,12 +179,12 @@ impl FromRequestParts<AppState> for Authenticated {
                 Ok(share) => share,
                 Err(seconds) => {
                     drop(database);
-                    return Err(delayed_rate_limit_error(seconds).await);
+                    return Err(delayed_rate_limit_error(connection, seconds).await);
                 }
             },
         };
         request_context::set_rate_limit_headers(share);
-        if let Some(connection) = parts.extensions.get::<ClientConnection>() {
+        if let Some(connection) = connection {
             connection.mark_authenticated();
         }
         Ok(Self(caller, database))

@@ -1,8 +1,9 @@
 //! Clients that send nothing, or almost nothing, or far too much.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use meshwright_api::ConnectionLimits;
+use meshwright_api::{ConnectionLimits, Rate, Rates, RequestLimiter};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -368,6 +369,53 @@ async fn callers_whose_bodies_never_arrive_take_no_place_from_others() {
             "round {round}: {answered}"
         );
     }
+}
+
+/// Clients beyond the limit of a caller, each with many requests that are already sent.
+async fn hasty(address: std::net::SocketAddr, key: &str, count: usize) -> Vec<TcpStream> {
+    let ask =
+        format!("GET /v1/releases HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n");
+    let mut open = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        let sent = stream.write_all(ask.repeat(200).as_bytes()).await;
+        sent.expect("requests");
+        open.push(stream);
+    }
+    open
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_beyond_their_limit_who_wait_for_the_refusal_take_no_place_from_others() {
+    let mut service = Service::new().await;
+    let once = Rate {
+        burst: 1,
+        period: LONG,
+    };
+    let rates = Rates {
+        read: once,
+        write: once,
+        expensive: once,
+    };
+    service.app.limits = Arc::new(RequestLimiter::new(
+        rates,
+        rates,
+        service.fleet.clock.clone(),
+    ));
+    let key = service.key(meshwright_model::access::Role::Viewer).await;
+    let listening = listen_for(router(&service), few_places(3)).await;
+    let hasty = hasty(listening.address, &key, 3).await;
+    // A new connection cannot be closed for a quarter of a second.
+    tokio::time::sleep(2 * SHORT).await;
+    // Each of them takes the place of one that waits for a refusal.
+    for round in 0..3 {
+        let answered = answer(listening.address, GOOD).await;
+        assert!(
+            answered.starts_with("HTTP/1.1 200"),
+            "round {round}: {answered}"
+        );
+    }
+    drop(hasty);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
