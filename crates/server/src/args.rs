@@ -62,8 +62,8 @@ pub(crate) enum Command {
         )]
         networks: Vec<String>,
         /// Factor by which the default request rates of each tenant and each principal are
-        /// multiplied.
-        #[arg(long, alias = "share", env = "MESHWRIGHT_SHARE", default_value_t = 1)]
+        /// multiplied, from 1 to 1000000.
+        #[arg(long, alias = "share", env = "MESHWRIGHT_SHARE", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(meshwright_api::Rates::MAX_FACTOR)))]
         rate_limit_multiplier: u32,
         #[command(flatten)]
         connections: ConnectionArgs,
@@ -353,4 +353,23 @@ pub(crate) struct DevArgs {
     pub(crate) connections: ConnectionArgs,
     #[command(flatten)]
     pub(crate) metrics: MetricsArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_factor_that_the_rate_limiter_cannot_count_is_refused_with_the_range() {
+        let parse = |factor: &str| {
+            let always = ["meshwright-server", "serve", "--server-secret-file", "f"];
+            let rest = ["--database-url", "u", "--rate-limit-multiplier", factor];
+            ServerArgs::try_parse_from(always.into_iter().chain(rest))
+        };
+        for refused in ["0", "1000001", "6000000"] {
+            let said = parse(refused).expect_err(refused).to_string();
+            assert!(said.contains("1..=1000000"), "{said}");
+        }
+        assert!(parse("1").is_ok() && parse("1000000").is_ok());
+    }
 }

@@ -115,11 +115,15 @@ impl Rates {
 }
 
 impl Rates {
-    /// Multiplies the bursts by a factor of at least 1, and keeps the periods.
+    /// Maximum factor of [`Rates::scaled_by`] for the rates above. The rate limiter counts whole
+    /// nanoseconds for each request, and this factor leaves five of them.
+    pub const MAX_FACTOR: u32 = 1_000_000;
+
+    /// Multiplies the bursts by a factor from 1 to [`Rates::MAX_FACTOR`], and keeps the periods.
     #[must_use]
     pub fn scaled_by(self, factor: u32) -> Self {
         let more = |rate: Rate| Rate {
-            burst: rate.burst.saturating_mul(factor.max(1)),
+            burst: rate.burst.saturating_mul(factor.clamp(1, Self::MAX_FACTOR)),
             period: rate.period,
         };
         Self {

@@ -83,6 +83,18 @@ async fn one_who_asks_too_often_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn the_largest_factor_leaves_rates_that_can_be_counted() {
+    let mut service = Service::new().await;
+    service.app.limits = Arc::new(RequestLimiter::new(
+        Rates::TENANT.scaled_by(Rates::MAX_FACTOR),
+        Rates::PRINCIPAL.scaled_by(Rates::MAX_FACTOR),
+        service.fleet.clock.clone(),
+    ));
+    let key = service.key(Role::Viewer).await;
+    assert_eq!(look(&service, &key).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_tenant_has_one_share_however_many_keys_it_makes_and_nobody_elses() {
     let service = limited(15, 10).await;
     let stranger = service.stranger().await;
