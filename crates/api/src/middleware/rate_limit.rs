@@ -134,16 +134,49 @@ impl Rates {
     }
 }
 
-/// Adapter that gives the clock of the service to the rate limiter.
+/// Adapter that gives the clock of the service to the rate limiter. The limiter gets the sum of all
+/// steps ahead: when the wall clock is set back, time goes on from where it was. The buckets would
+/// otherwise stay empty until the wall clock is again where it was.
 #[derive(Debug, Clone)]
-struct GovernorClock(Arc<dyn meshwright_model::Clock>);
+struct GovernorClock {
+    wall: Arc<dyn meshwright_model::Clock>,
+    elapsed: Arc<Mutex<ElapsedTime>>,
+}
+
+/// Time that has passed since the rate limiter was created.
+#[derive(Debug)]
+struct ElapsedTime {
+    /// Wall clock when it was last read.
+    last_read: Timestamp,
+    total: Duration,
+}
+
+impl GovernorClock {
+    fn new(wall: Arc<dyn meshwright_model::Clock>) -> Self {
+        let start = ElapsedTime {
+            last_read: wall.now(),
+            total: Duration::ZERO,
+        };
+        Self {
+            wall,
+            elapsed: Arc::new(Mutex::new(start)),
+        }
+    }
+}
 
 impl governor::clock::Clock for GovernorClock {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        u64::try_from(self.0.now().as_nanosecond())
-            .unwrap_or(0)
+        let mut elapsed = self.elapsed.lock().expect("no holder panics");
+        // Read the wall clock under the lock, so that its readings come in order.
+        let now = self.wall.now();
+        // A step back is negative and adds nothing.
+        let step = Duration::try_from(now.duration_since(elapsed.last_read)).unwrap_or_default();
+        elapsed.total += step;
+        elapsed.last_read = now;
+        u64::try_from(elapsed.total.as_nanos())
+            .unwrap_or(u64::MAX)
             .into()
     }
 }
@@ -208,7 +241,7 @@ fn token_buckets(rates: Rates, clock: &GovernorClock) -> [TokenBuckets; 3] {
 impl RequestLimiter {
     /// Creates rate limits against which no request was counted yet.
     pub fn new(tenant: Rates, principal: Rates, clock: Arc<dyn meshwright_model::Clock>) -> Self {
-        let clock = GovernorClock(clock);
+        let clock = GovernorClock::new(clock);
         let (known, waits) = (
             Mutex::default(),
             TenantPermits::new(MAX_LONG_POLLS_PER_TENANT),
@@ -241,13 +274,13 @@ impl RequestLimiter {
             .expect("no holder panics")
             .get(&sha256(credential.as_bytes()))
             .cloned()?;
-        (known.expires_at > self.clock.0.now())
+        (known.expires_at > self.clock.wall.now())
             .then(|| self.count_request(&known.tenant, &known.principal, class))
     }
 
     /// Caches an authenticated caller by the digest of its credential.
     pub(crate) fn cache_caller(&self, credential: &str, tenant: &str, principal: &str) {
-        let now = self.clock.0.now();
+        let now = self.clock.wall.now();
         let mut all = self.cached_callers.lock().expect("no holder panics");
         if all.len() >= MAX_TRACKED_CALLERS {
             all.retain(|_, known| known.expires_at > now);

@@ -95,6 +95,26 @@ async fn the_largest_factor_leaves_rates_that_can_be_counted() {
 }
 
 #[tokio::test]
+async fn a_clock_that_steps_back_makes_no_caller_wait_for_longer() {
+    let service = limited(100, 10).await;
+    let greedy = service.key(Role::Viewer).await;
+    for _ in 0..10 {
+        assert_eq!(look(&service, &greedy).await.status, StatusCode::OK);
+    }
+    service.fleet.clock.advance(SignedDuration::from_hours(-1));
+    let refused = look(&service, &greedy).await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(header(&refused, "retry-after"), "1");
+    service.fleet.clock.advance(SignedDuration::from_secs(1));
+    assert_eq!(look(&service, &greedy).await.status, StatusCode::OK);
+    assert_eq!(
+        look(&service, &greedy).await.status,
+        StatusCode::TOO_MANY_REQUESTS,
+        "a second has passed, and no more"
+    );
+}
+
+#[tokio::test]
 async fn a_tenant_has_one_share_however_many_keys_it_makes_and_nobody_elses() {
     let service = limited(15, 10).await;
     let stranger = service.stranger().await;
