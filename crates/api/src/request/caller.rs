@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use meshwright_model::access::{AccessDecision, Action, Grant, Scope, authorize};
 use meshwright_model::fleet::TenantState;
 use meshwright_model::ids::{KeyId, ProviderId, TenantId};
-use meshwright_store::{AccessFilter, ApiKeyToken, StoreError, Tx, TxMode};
+use meshwright_store::{AccessFilter, ApiKeyToken, StoreError, Tx};
 
 use crate::connection_limits::ClientConnection;
 use crate::error::{ApiError, Result};
@@ -161,16 +161,11 @@ impl FromRequestParts<AppState> for Authenticated {
             Ok(counted) => counted,
             Err(seconds) => return Err(delayed_rate_limit_error(connection, seconds).await),
         };
-        let aim = if class == RequestClass::Read {
-            TxMode::Read
-        } else {
-            TxMode::Write
-        };
         let (caller, checked) = match ApiKeyToken::parse(text) {
-            Some(key) => authenticate_api_key(app, &key, aim).await?,
-            None => authenticate_oidc_token(app, text, aim).await?,
+            Some(key) => authenticate_api_key(app, &key).await?,
+            None => authenticate_oidc_token(app, text).await?,
         };
-        let database = Database::after_authentication(checked, &parts.method);
+        let database = Database::after_authentication(checked, class);
         let tenant = caller.tenant.to_string();
         app.limits.cache_caller(text, &tenant, &caller.principal);
         let share = match counted {
@@ -192,15 +187,8 @@ impl FromRequestParts<AppState> for Authenticated {
 }
 
 /// Authenticates an API key, and returns the caller with the transaction that read the key.
-async fn authenticate_api_key(
-    app: &AppState,
-    key: &ApiKeyToken,
-    aim: TxMode,
-) -> Result<(Caller, Tx<'static>)> {
-    let mut tx = app
-        .open_session(key.tenant, aim)
-        .into_tx_without_keys()
-        .await?;
+async fn authenticate_api_key(app: &AppState, key: &ApiKeyToken) -> Result<(Caller, Tx<'static>)> {
+    let mut tx = app.open_session(key.tenant).into_tx_without_keys().await?;
     let (stored, state) = match tx.api_keys().get_api_key_with_tenant_state(key.key).await {
         Ok(found) => found,
         // An unknown tenant and an unknown key get the same answer, so that no client can find out
@@ -247,14 +235,10 @@ fn require_active_tenant(state: TenantState) -> Result<()> {
 
 /// Authenticates a token of an identity provider. No transaction is open while the issuer's keys
 /// are fetched, because the issuer decides how long that takes.
-async fn authenticate_oidc_token(
-    app: &AppState,
-    token: &str,
-    aim: TxMode,
-) -> Result<(Caller, Tx<'static>)> {
+async fn authenticate_oidc_token(app: &AppState, token: &str) -> Result<(Caller, Tx<'static>)> {
     let unproved = oidc::parse_unverified(token).ok_or_else(ApiError::unauthenticated)?;
     let mut tx = app
-        .open_session(unproved.tenant, aim)
+        .open_session(unproved.tenant)
         .into_tx_without_keys()
         .await?;
     let provider = tx

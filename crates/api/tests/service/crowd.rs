@@ -8,9 +8,9 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use meshwright_model::Clock as _;
 use meshwright_model::access::Role;
-use meshwright_model::ids::{ClusterId, TenantId};
+use meshwright_model::ids::{ClusterId, KeyId, TenantId};
 use meshwright_model::operation::OperationKind;
-use meshwright_store::{IssuedCredential, NewCluster, Store, UserMetadata};
+use meshwright_store::{ApiKeyToken, IssuedCredential, NewCluster, Store, TxMode, UserMetadata};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -20,6 +20,8 @@ use crate::support::{Service, key};
 const TENANTS: u128 = 40;
 /// Calls that each tenant has under way at once.
 const EACH: usize = 4;
+/// More than the changes that a process makes at once.
+const MOST_CHANGES: u128 = 6;
 /// Requests of one tenant that may wait for a change at the same time.
 const WAITS: usize = 100;
 
@@ -135,6 +137,29 @@ async fn requests_that_wait_for_their_tenants_turn_hold_no_connection() {
     for reply in waiting.await {
         assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
     }
+}
+
+#[tokio::test]
+async fn a_caller_with_an_invented_key_is_refused_without_waiting_for_other_changes() {
+    let service = Service::new().await;
+    let unknown = KeyId(service.fleet.clock.new_uuid());
+    let invented = ApiKeyToken::generate(service.fleet.db.tenant, unknown).reveal();
+    let mut held = Vec::new();
+    for number in 0..MOST_CHANGES {
+        let session = service
+            .app
+            .store
+            .session(TenantId(Uuid::from_u128(2000 + number)), TxMode::Write);
+        let change = tokio::time::timeout(Duration::from_secs(1), session.into_tx_without_keys());
+        held.extend(change.await);
+    }
+    let body = json!({});
+    let refused = service.call("POST", "/v1/meshes", Some(&invented), &[], Some(&body));
+    let refused = tokio::time::timeout(Duration::from_secs(10), refused)
+        .await
+        .expect("an answer while the changes last");
+    assert_eq!(refused.status, StatusCode::UNAUTHORIZED, "{}", refused.text);
+    drop(held);
 }
 
 /// Asks something while others wait, none of which is answered.

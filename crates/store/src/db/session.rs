@@ -80,6 +80,12 @@ impl Session {
         }
     }
 
+    /// Returns the same session with another mode of its further transactions.
+    #[must_use]
+    pub fn with_mode(self, mode: TxMode) -> Self {
+        Self { mode, ..self }
+    }
+
     /// Begins a transaction, which borrows the session until it ends.
     ///
     /// # Errors

@@ -3,14 +3,13 @@
 
 use std::sync::Arc;
 
-use axum::http::Method;
 use meshwright_model::Clock;
 use meshwright_model::ids::TenantId;
 use meshwright_store::{Sealer, Session, Store, Tx, TxMode};
 
 use crate::app::{App, NewAuthority, ReadCharts, ReadKubeconfig};
 use crate::error::Result;
-use crate::middleware::rate_limit::RequestLimiter;
+use crate::middleware::rate_limit::{RequestClass, RequestLimiter};
 use crate::oidc::IssuerKeys;
 
 /// State that every handler needs. Clones share it.
@@ -59,10 +58,11 @@ impl From<App> for AppState {
 }
 
 impl AppState {
-    /// Opens a session for the check of a credential. Handlers continue in the session of that
-    /// check.
-    pub(super) fn open_session(&self, tenant: TenantId, aim: TxMode) -> Session {
-        self.store.session(tenant, aim)
+    /// Opens a session for the check of a credential, in which handlers continue. It only reads
+    /// until the credential was verified, so that an invented one waits for no other caller's
+    /// change.
+    pub(super) fn open_session(&self, tenant: TenantId) -> Session {
+        self.store.session(tenant, TxMode::Read)
     }
 }
 
@@ -78,12 +78,12 @@ pub(crate) enum Database {
 impl Database {
     /// Keeps the transaction of the credential check for a request that only reads. A request that
     /// may have a body gives the connection back while the body arrives, because the sender decides
-    /// how long that takes.
-    pub(super) fn after_authentication(checked: Tx<'static>, method: &Method) -> Self {
-        if matches!(*method, Method::GET | Method::HEAD) {
+    /// how long that takes, and its next transaction counts as a write.
+    pub(super) fn after_authentication(checked: Tx<'static>, class: RequestClass) -> Self {
+        if class == RequestClass::Read {
             Self::InTransaction(checked)
         } else {
-            Self::Idle(checked.rollback_into_session())
+            Self::Idle(checked.rollback_into_session().with_mode(TxMode::Write))
         }
     }
 
