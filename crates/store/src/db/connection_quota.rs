@@ -72,10 +72,21 @@ impl ConnectionQuota {
         }
     }
 
+    /// Creates the quota for a pool of at least 4 connections on a machine with this number of
+    /// processors.
+    pub(crate) fn for_pool(connections: usize, processors: usize) -> Self {
+        let each = connections / 4;
+        // A write keeps a processor busy, here or in the database. More writes at once than there
+        // are processors do not end sooner, and they delay reads. One write more than a tenant can
+        // have leaves a permit for others while its writes wait for each other.
+        let changes = processors.clamp(each + 1, connections / 2);
+        Self::new(each, changes)
+    }
+
     /// Waits for the right to one transaction of this tenant.
     pub(crate) async fn acquire_permit(&self, tenant: TenantId, mode: TxMode) -> ConnectionPermit {
-        // The tenant's own permit comes first, so that a tenant with many writes does not hold the
-        // write permits that others need.
+        // The tenant's own permit comes first, so that a tenant with many writes holds no more of
+        // the write permits than it may have transactions.
         let tenant = self
             .tenant_permits
             .for_tenant(tenant)
@@ -141,6 +152,22 @@ mod tests {
         drop(turns.acquire_permit(tenant(4), TxMode::Read).await);
         drop(held);
         drop(third.await.expect("its turn comes"));
+    }
+
+    #[tokio::test]
+    async fn writes_of_one_tenant_leave_a_permit_for_another_on_one_processor() {
+        let turns = ConnectionQuota::for_pool(10, 1);
+        let (loud, quiet) = (TenantId(Uuid::from_u128(1)), TenantId(Uuid::from_u128(2)));
+        let _held = [
+            turns.acquire_permit(loud, TxMode::Write).await,
+            turns.acquire_permit(loud, TxMode::Write).await,
+        ];
+        let other = turns.acquire_permit(quiet, TxMode::Write);
+        let other = tokio::time::timeout(std::time::Duration::from_secs(5), other).await;
+        assert!(
+            other.is_ok(),
+            "the other tenant waits for no change of the first one"
+        );
     }
 
     #[tokio::test]

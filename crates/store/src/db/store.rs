@@ -84,17 +84,15 @@ impl Store {
 
     /// Returns the same store with a connection quota: no tenant uses more than a quarter of the
     /// connections at once, and write transactions use no more connections than there are
-    /// processors (at least 2, at most half of the connections). Each async task of the process
-    /// must hold a [`Session`](crate::Session): a task with two transactions of one tenant would wait for itself.
+    /// processors (at least one more than a tenant may have, at most half of the connections). Each
+    /// async task of the process must hold a [`Session`](crate::Session): a task with two
+    /// transactions of one tenant would wait for itself.
     #[must_use]
     pub fn with_connection_quota(self) -> Self {
         let connections = MAX_POOL_CONNECTIONS as usize;
-        // A write keeps a processor busy, here or in the database. More writes at once than there
-        // are processors do not end sooner, and they delay reads.
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let changes = processors.clamp(2, connections / 2);
         Self {
-            connection_quota: Some(ConnectionQuota::new(connections / 4, changes)),
+            connection_quota: Some(ConnectionQuota::for_pool(connections, processors)),
             ..self
         }
     }
