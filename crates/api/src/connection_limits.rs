@@ -99,8 +99,17 @@ impl ConnectionLimiter {
     }
 
     /// Takes a permit for a new connection, and closes another connection if all permits are taken.
-    /// Returns `None` if each connection has a request that is being handled.
+    /// Returns `None`, and counts that, if each connection has a request that is being handled, or
+    /// if the closed connection kept its permit for too long.
     pub(crate) async fn acquire_permit(&self) -> Option<OwnedSemaphorePermit> {
+        let place = self.find_permit().await;
+        if place.is_none() {
+            metrics::counter!(CLOSED_METRIC, "reason" => "no_place").increment(1);
+        }
+        place
+    }
+
+    async fn find_permit(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(place) = self.permits.clone().try_acquire_owned() {
             self.restore_spare_permits();
             return Some(place);
@@ -109,10 +118,7 @@ impl ConnectionLimiter {
             match self.try_evict() {
                 EvictionOutcome::Evicted => break,
                 EvictionOutcome::RetryIn(moment) => tokio::time::sleep(moment).await,
-                EvictionOutcome::AllBusy => {
-                    metrics::counter!(CLOSED_METRIC, "reason" => "no_place").increment(1);
-                    return None;
-                }
+                EvictionOutcome::AllBusy => return None,
             }
         }
         // The permit comes back after the other connection has closed its socket, so that the
@@ -123,11 +129,15 @@ impl ConnectionLimiter {
             .ok()
     }
 
-    /// Closes an unauthenticated connection if too few permits are free.
+    /// Closes an unauthenticated connection if too few permits are free. No authenticated
+    /// connection is closed for a spare permit.
     fn restore_spare_permits(&self) {
-        let short = self.permits.available_permits() < self.spare;
-        if short && !self.lock_queue().unauthenticated.is_empty() {
-            self.try_evict();
+        let mut order = self.lock_queue();
+        if self.permits.available_permits() < self.spare
+            && order.remaining_grace().is_none()
+            && let Some((_, connection)) = order.unauthenticated.pop_first()
+        {
+            connection.close_for_another();
         }
     }
 
@@ -139,11 +149,7 @@ impl ConnectionLimiter {
     /// Closes the connection that is first in the order, and tells why if none could be closed.
     fn try_evict(&self) -> EvictionOutcome {
         let mut order = self.lock_queue();
-        let stranger = order
-            .unauthenticated
-            .first_key_value()
-            .map(|(_, connection)| connection.0.connected_at.elapsed());
-        if let Some(left) = stranger.and_then(|age| NEW_CONNECTION_GRACE.checked_sub(age)) {
+        if let Some(left) = order.remaining_grace() {
             return EvictionOutcome::RetryIn(left.max(MIN_EVICTION_WAIT));
         }
         let first = order
@@ -153,10 +159,7 @@ impl ConnectionLimiter {
         let Some((_, connection)) = first else {
             return EvictionOutcome::AllBusy;
         };
-        metrics::counter!(CLOSED_METRIC, "reason" => "made_room").increment(1);
-        if let Some(task) = connection.0.task.get() {
-            task.abort();
-        }
+        connection.close_for_another();
         EvictionOutcome::Evicted
     }
 
@@ -184,6 +187,12 @@ impl EvictionQueue {
         self.last_key += 1;
         self.last_key
     }
+
+    /// Returns the time for which the first unauthenticated connection cannot be closed yet.
+    fn remaining_grace(&self) -> Option<Duration> {
+        let (_, first) = self.unauthenticated.first_key_value()?;
+        NEW_CONNECTION_GRACE.checked_sub(first.0.connected_at.elapsed())
+    }
 }
 
 impl ClientConnection {
@@ -191,6 +200,14 @@ impl ClientConnection {
     pub(crate) fn set_task(&self, task: AbortHandle) {
         // Only the code that has just spawned the task calls this, once for each connection.
         let _ = self.0.task.set(task);
+    }
+
+    /// Closes the connection, which was taken out of the order, to make room for another one.
+    fn close_for_another(&self) {
+        metrics::counter!(CLOSED_METRIC, "reason" => "made_room").increment(1);
+        if let Some(task) = self.0.task.get() {
+            task.abort();
+        }
     }
 
     /// Marks the connection as authenticated.
