@@ -38,8 +38,8 @@ pub(crate) struct MetricsArgs {
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct ConnectionArgs {
     /// Maximum number of client connections at once, from 1 to 1000000. The limit of open files
-    /// should be at least 320 higher, else there is room for fewer. When all are in use, a new
-    /// connection closes the oldest one on which no caller was authenticated.
+    /// should be at least 320 higher, else there is room for fewer. When no more than one
+    /// in 64 is left, a new connection closes the oldest one on which no caller was authenticated.
     #[arg(long, env = "MESHWRIGHT_CONNECTIONS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) connections: u32,
 }
