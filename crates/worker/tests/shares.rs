@@ -120,6 +120,42 @@ async fn a_hosting_cluster_that_holds_its_share_of_places_is_left_out_and_the_re
 }
 
 #[tokio::test]
+async fn operations_that_were_queued_before_hosting_clusters_had_shares_count_for_theirs() {
+    const MIGRATION: &str = include_str!("../../../migrations/0041_queue_hosting.sql");
+    let fleet = Fleet::new().await;
+    let other = other(&fleet).await;
+    for fleet in [&fleet, &other] {
+        fleet
+            .queue_operation(OperationKind::Restart, json!(null))
+            .await;
+    }
+    fleet.register_cluster("c-9").await;
+    fleet
+        .db
+        .execute(
+            "mw_worker",
+            "UPDATE work_queue SET hosting_cluster_id = NULL",
+        )
+        .await
+        .expect("a queue of an earlier version");
+    fleet
+        .db
+        .execute_script("mw_owner", MIGRATION)
+        .await
+        .expect("a migration that cannot fail on what exists");
+    let named = "SELECT count(*) || ' of ' || (SELECT count(*) FROM work_queue) FROM work_queue
+        JOIN hosting_clusters USING (hosting_cluster_id)";
+    assert_eq!(
+        fleet.db.query_text("mw_worker", named).await,
+        ["2 of 3"],
+        "all but the registration, which has no mesh"
+    );
+    let forced = "SELECT count(*)::text FROM pg_class WHERE relforcerowsecurity
+        AND relname IN ('work_queue', 'operations', 'meshes')";
+    assert_eq!(fleet.db.query_text("mw_worker", forced).await, ["3"]);
+}
+
+#[tokio::test]
 async fn a_cluster_that_never_answers_is_one_look_and_the_others_are_looked_after() {
     let silent = Fleet::new().await;
     let other = other(&silent).await;
