@@ -30,15 +30,17 @@ pub(super) async fn check(
         });
     }
     // The address of the control plane is not part of the value, so stored plans and inventories
-    // need not name it. A target with a former address is written once more. Only the creation of
-    // a mesh can find such a target, so upgrades are spared the reads.
+    // need not name it. A target with a former address is written once more. Only a step that
+    // creates its target can find such a one, in a creation or in an upgrade that installs its
+    // revision; all other steps are spared the reads. An undo removes the target, because the
+    // control plane at the former address is gone.
     if from.is_none()
         && seen.value == *to
         && let Some(value) = to
         && world.names_former_address(target, value).await?
     {
         return Ok(StepCheck::Ready {
-            capture: seen.value,
+            capture: from.clone(),
             version: seen.version,
         });
     }
@@ -108,3 +110,6 @@ fn foreign_change_problem(
         format!("Set it back to {} and retry, or roll back.", word(from)),
     )
 }
+
+#[cfg(test)]
+mod tests;
