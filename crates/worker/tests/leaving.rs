@@ -191,6 +191,28 @@ async fn an_account_counts_as_gone_after_two_refusals_with_seconds_in_between() 
 }
 
 #[tokio::test]
+async fn a_silence_before_the_first_refusal_does_not_count_as_time_between_two_refusals() {
+    let fleet = Fleet::new().await;
+    let cluster = registered(&fleet).await;
+    let operation = leave(&fleet, cluster, None).await;
+    fleet
+        .credentials
+        .set_leave_problem(Some(problem("cluster_unreachable")));
+    later(&fleet, 2).await;
+    fleet.credentials.set_leave_problem(None);
+    for seconds in [60, 2, 2] {
+        later(&fleet, seconds).await;
+        assert_eq!(
+            state(&fleet, operation).await,
+            "waiting",
+            "the first refusal, and others a moment later"
+        );
+    }
+    later(&fleet, 2).await;
+    assert_eq!(state(&fleet, operation).await, "succeeded");
+}
+
+#[tokio::test]
 async fn refusals_are_counted_anew_when_the_cluster_answered_in_between() {
     let fleet = Fleet::new().await;
     let cluster = registered(&fleet).await;

@@ -126,13 +126,19 @@ impl Run<'_> {
     }
 
     /// Handles a refused credential. The account counts as gone when two checks with some seconds
-    /// between them are refused.
+    /// between them are refused. The time counts from the first refusal, because a silence before
+    /// it proves nothing.
     async fn handle_refused_credential(
         &mut self,
         cluster: ClusterId,
     ) -> Result<RunEnd, StoreError> {
-        let second = matches!(&self.operation.state, OperationState::Waiting { reason, .. } if reason == CREDENTIAL_REFUSED_REASON);
-        if second && self.time_unanswered() >= MIN_REFUSAL_INTERVAL {
+        let refused_before = matches!(&self.operation.state, OperationState::Waiting { reason, .. } if reason == CREDENTIAL_REFUSED_REASON);
+        if !refused_before {
+            return self
+                .restart_wait_for_answer(CREDENTIAL_REFUSED_REASON.into())
+                .await;
+        }
+        if self.time_unanswered() >= MIN_REFUSAL_INTERVAL {
             return self.finish_deregistration(cluster, None).await;
         }
         self.wait_for_answer(CREDENTIAL_REFUSED_REASON.into()).await

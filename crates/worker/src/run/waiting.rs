@@ -56,6 +56,16 @@ impl Run<'_> {
         self.release_waiting_since(reason, Some(since)).await
     }
 
+    /// Gives the claim up as [`Self::wait_for_answer`] does, and counts the time without an answer
+    /// from now on, even if the cluster was silent before.
+    pub(super) async fn restart_wait_for_answer(
+        &mut self,
+        reason: String,
+    ) -> Result<(), StoreError> {
+        let now = self.now();
+        self.release_waiting_since(reason, Some(now)).await
+    }
+
     /// Returns how long the operation has waited without a break.
     pub(super) fn time_waited(&self) -> SignedDuration {
         self.elapsed_since(self.wait_times().and_then(|(since, _)| since))
