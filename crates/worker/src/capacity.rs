@@ -5,7 +5,8 @@
 //! the reserve, and a tenant that comes later is served at once. Expensive kinds of operations have
 //! a quarter of the capacity, with a reserve within it. Operations on one hosting cluster use at
 //! most three quarters, so that a hosting cluster that does not answer leaves capacity for the
-//! tenants of the others.
+//! tenants of the others. A reserve within these three quarters is kept for tenants that run
+//! nothing on that hosting cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -109,7 +110,6 @@ fn compute_claim_filter(running: &[Running], width: usize) -> Option<ClaimFilter
         .filter(|of| of.costly)
         .map(|of| of.tenant)
         .collect();
-    let hosting: Vec<HostingClusterId> = running.iter().filter_map(|of| of.hosting).collect();
     let spare = free > reserved_capacity(width);
     let for_costly = (width / SHARE_DIVISOR).max(1);
     let costly_free = for_costly.saturating_sub(costly.len());
@@ -118,6 +118,7 @@ fn compute_claim_filter(running: &[Running], width: usize) -> Option<ClaimFilter
     } else {
         values_occurring_at_least(&costly, 1)
     };
+    let (full_hosting_clusters, hosting_full_tenants) = limit_hosting_clusters(running, width);
     Some(ClaimFilter {
         running: Vec::new(),
         busy_tenants: values_occurring_at_least(&all, 1),
@@ -125,11 +126,29 @@ fn compute_claim_filter(running: &[Running], width: usize) -> Option<ClaimFilter
         allow_busy_tenants: spare,
         allow_costly: costly_free > 0,
         costly_full_tenants: costly_full,
-        full_hosting_clusters: values_occurring_at_least(
-            &hosting,
-            (width - reserved_capacity(width)).max(1),
-        ),
+        full_hosting_clusters,
+        hosting_full_tenants,
     })
+}
+
+/// Returns the hosting clusters that no more operations are claimed for, and the tenants with
+/// operations on a hosting cluster whose free share is only its reserve.
+fn limit_hosting_clusters(
+    running: &[Running],
+    width: usize,
+) -> (
+    Vec<HostingClusterId>,
+    BTreeSet<(HostingClusterId, TenantId)>,
+) {
+    let share = (width - reserved_capacity(width)).max(1);
+    let hosting: Vec<HostingClusterId> = running.iter().filter_map(|of| of.hosting).collect();
+    let on_reserve = values_occurring_at_least(&hosting, share - reserved_capacity(share));
+    let tenants = running
+        .iter()
+        .filter_map(|of| of.hosting.map(|cluster| (cluster, of.tenant)))
+        .filter(|(cluster, _)| on_reserve.contains(cluster))
+        .collect();
+    (values_occurring_at_least(&hosting, share), tenants)
 }
 
 /// Returns the number of operations that a tenant may run before other waiting tenants come first.
@@ -177,20 +196,60 @@ mod tests {
         ]
     }
 
+    /// Builds running operations on one hosting cluster, one for each of these tenants.
+    fn running_on(hosting: HostingClusterId, tenants: &[u128]) -> Vec<Running> {
+        let operation = |number: &u128| Running {
+            tenant: tenant(*number),
+            costly: false,
+            hosting: Some(hosting),
+        };
+        tenants.iter().map(operation).collect()
+    }
+
     #[test]
     fn one_hosting_cluster_leaves_a_quarter_of_the_places_to_others() {
         let hosting = HostingClusterId(uuid::Uuid::from_u128(9));
-        let on_it = |count| {
-            (0..count).map(|number| Running {
-                tenant: tenant(number),
-                costly: false,
-                hosting: Some(hosting),
-            })
-        };
-        let below = compute_claim_filter(&on_it(23).collect::<Vec<_>>(), 32).expect("a place");
-        assert_eq!(below.full_hosting_clusters, []);
-        let full = compute_claim_filter(&on_it(24).collect::<Vec<_>>(), 32).expect("a place");
-        assert_eq!(full.full_hosting_clusters, [hosting]);
+        let tenants: Vec<u128> = (0..24).collect();
+        let below = compute_claim_filter(&running_on(hosting, &tenants[..23]), 32);
+        assert_eq!(below.expect("a place").full_hosting_clusters, []);
+        let full = compute_claim_filter(&running_on(hosting, &tenants), 32);
+        assert_eq!(full.expect("a place").full_hosting_clusters, [hosting]);
+    }
+
+    #[test]
+    fn a_greedy_tenant_leaves_places_on_a_hosting_cluster_to_tenants_that_run_nothing_there() {
+        let hosting = HostingClusterId(uuid::Uuid::from_u128(9));
+        let below = compute_claim_filter(&running_on(hosting, &[1; 17]), 32).expect("a place");
+        assert_eq!(below.hosting_full_tenants, BTreeSet::new());
+        let hog = compute_claim_filter(
+            &[
+                running_on(hosting, &[1; 18]),
+                running_operations(2, 1, false),
+            ]
+            .concat(),
+            32,
+        )
+        .expect("a place");
+        assert_eq!(
+            (hog.full_hosting_clusters, hog.hosting_full_tenants),
+            (Vec::new(), BTreeSet::from([(hosting, tenant(1))])),
+            "the tenant that runs something elsewhere is still served"
+        );
+        assert!(hog.allow_busy_tenants);
+    }
+
+    #[test]
+    fn few_places_serve_one_hosting_cluster_too() {
+        let hosting = HostingClusterId(uuid::Uuid::from_u128(9));
+        for (width, unlimited) in [(1, 0), (2, 0), (3, 0), (4, 1), (8, 4)] {
+            let running = running_on(hosting, &vec![1; unlimited]);
+            let filter = compute_claim_filter(&running, width).expect("a place");
+            assert_eq!(
+                (filter.full_hosting_clusters, filter.hosting_full_tenants),
+                (Vec::new(), BTreeSet::new()),
+                "{unlimited} of {width}"
+            );
+        }
     }
 
     #[test]

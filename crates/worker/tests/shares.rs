@@ -8,9 +8,10 @@ use meshwright_model::ids::{OperationId, TenantId};
 use meshwright_model::observation::Observation;
 use meshwright_model::operation::{OperationKind, OperationState};
 use meshwright_model::plan::Sidecar;
-use meshwright_store::ClaimFilter;
+use meshwright_store::{ClaimFilter, NewOperation};
 use meshwright_testkit::Fleet;
 use meshwright_testkit::credentials::CallBehaviour;
+use meshwright_worker::Settings;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -117,6 +118,48 @@ async fn a_hosting_cluster_that_holds_its_share_of_places_is_left_out_and_the_re
         .expect("a database")
         .expect("an operation");
     assert_eq!((later.operation, later.hosting), (on_it, Some(hosting)));
+}
+
+#[tokio::test]
+async fn a_late_tenant_is_served_on_the_only_hosting_cluster_while_a_greedy_one_waits_there() {
+    let greedy = Fleet::new().await;
+    let late = other(&greedy).await;
+    greedy.clusters.set_call_delay(LIMIT * 2);
+    let mut tx = greedy.db.begin().await;
+    for _ in 0..12 {
+        let restart = NewOperation {
+            id: OperationId(greedy.clock.new_uuid()),
+            kind: OperationKind::Restart,
+            mesh: Some(greedy.mesh),
+            cluster: None,
+            upgrade: None,
+            arguments: json!(null),
+            due_in: Duration::ZERO,
+        };
+        tx.create_operation(&restart, greedy.clock.now())
+            .await
+            .expect("an operation");
+    }
+    tx.commit().await.expect("a commit");
+    let settings = Settings {
+        max_concurrent_operations: 8,
+        ..greedy.worker_settings("worker", Duration::from_secs(30))
+    };
+    let worker = greedy.build_shared_worker_with(&late, settings);
+    let working =
+        tokio::spawn(async move { worker.run_until_stopped(CancellationToken::new()).await });
+    let claimed = "SELECT count(*)::text FROM work_queue WHERE owner IS NOT NULL";
+    until("the greedy tenant has all but the reserve", async || {
+        greedy.db.query_text("mw_worker", claimed).await == ["5"]
+    })
+    .await;
+    tokio::time::sleep(greedy.poll_interval * 10).await;
+    let own = late
+        .queue_operation(OperationKind::Restart, json!(null))
+        .await;
+    succeeds(&late, own).await;
+    assert_eq!(greedy.db.query_text("mw_worker", claimed).await, ["5"]);
+    working.abort();
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Claims operations from the work queue, renews their leases, and gives them back. Every write
 //! names the epoch of the claim.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use meshwright_model::ids::{HostingClusterId, OperationId, TenantId};
@@ -61,6 +62,9 @@ pub struct ClaimFilter {
     /// Hosting clusters whose operations use as much of the worker's capacity as one hosting
     /// cluster may. No more of them are claimed.
     pub full_hosting_clusters: Vec<HostingClusterId>,
+    /// Hosting clusters of which only the reserve is free, each with a tenant that runs something
+    /// on it. Operations of this tenant on this hosting cluster are not claimed.
+    pub hosting_full_tenants: BTreeSet<(HostingClusterId, TenantId)>,
 }
 
 impl ClaimFilter {
@@ -96,6 +100,11 @@ impl Store {
         lease: Duration,
         filter: &ClaimFilter,
     ) -> sqlx::Result<Option<Claim>> {
+        let (reserved, holding): (Vec<_>, Vec<_>) = filter
+            .hosting_full_tenants
+            .iter()
+            .map(|(cluster, tenant)| (cluster.0, tenant.0))
+            .unzip();
         let row = sqlx::query!(
             r#"UPDATE work_queue SET owner = $1, lease_until = now() + make_interval(secs => $2), epoch = epoch + 1, claims = claims + 1
                WHERE operation_id = coalesce(
@@ -103,17 +112,20 @@ impl Store {
                    (SELECT operation_id FROM work_queue
                     WHERE due_at <= now() AND (owner IS NULL OR lease_until < now()) AND operation_id <> ALL($3)
                         AND NOT (costly AND (NOT $7 OR tenant_id = ANY($8)))
-                        AND (hosting_cluster_id IS NULL OR hosting_cluster_id <> ALL($11)) AND tenant_id <> ALL($4)
+                        AND (hosting_cluster_id IS NULL OR hosting_cluster_id <> ALL($11)
+                            AND (hosting_cluster_id, tenant_id) NOT IN (SELECT * FROM unnest($12::uuid[], $13::uuid[]))) AND tenant_id <> ALL($4)
                     ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED),
                    (SELECT operation_id FROM work_queue
                     WHERE due_at <= now() AND (owner IS NULL OR lease_until < now()) AND operation_id <> ALL($3)
                         AND NOT (costly AND (NOT $7 OR tenant_id = ANY($8)))
-                        AND (hosting_cluster_id IS NULL OR hosting_cluster_id <> ALL($11)) AND $6 AND $9 AND tenant_id <> ALL($5)
+                        AND (hosting_cluster_id IS NULL OR hosting_cluster_id <> ALL($11)
+                            AND (hosting_cluster_id, tenant_id) NOT IN (SELECT * FROM unnest($12::uuid[], $13::uuid[]))) AND $6 AND $9 AND tenant_id <> ALL($5)
                     ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED),
                    (SELECT operation_id FROM work_queue
                     WHERE due_at <= now() AND (owner IS NULL OR lease_until < now()) AND operation_id <> ALL($3)
                         AND NOT (costly AND (NOT $7 OR tenant_id = ANY($8)))
-                        AND (hosting_cluster_id IS NULL OR hosting_cluster_id <> ALL($11)) AND $6 AND $10
+                        AND (hosting_cluster_id IS NULL OR hosting_cluster_id <> ALL($11)
+                            AND (hosting_cluster_id, tenant_id) NOT IN (SELECT * FROM unnest($12::uuid[], $13::uuid[]))) AND $6 AND $10
                     ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED))
                RETURNING operation_id, tenant_id, epoch, costly, hosting_cluster_id, claims, errors"#,
             owner,
@@ -126,7 +138,9 @@ impl Store {
             &to_uuids(&filter.costly_full_tenants, |id| id.0),
             !filter.busy_tenants.is_empty(),
             !filter.full_tenants.is_empty(),
-            &to_uuids(&filter.full_hosting_clusters, |id| id.0)
+            &to_uuids(&filter.full_hosting_clusters, |id| id.0),
+            &reserved,
+            &holding
         )
         .fetch_optional(pool)
         .await?;
