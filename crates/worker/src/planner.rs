@@ -62,18 +62,17 @@ pub(crate) async fn build_plan(
     match operation.kind {
         Kind::CreateMesh => {
             check_no_foreign_istio(&world.observe_mesh().await?)?;
-            Ok(lifecycle::plan_create(layout))
+            with_current_values(lifecycle::plan_create(layout), world, is_left_in_member).await
         }
         Kind::DeleteMesh => {
-            let plan = lifecycle::plan_delete(
-                layout,
-                &check_member_reachability(operation, layout, world, given_up).await?,
-            );
-            if layout.target.is_some() {
-                with_current_values(plan, world).await
+            let seen = check_member_reachability(operation, layout, world, given_up).await?;
+            let plan = lifecycle::plan_delete(layout, &seen);
+            let chosen = if layout.target.is_some() {
+                is_removal
             } else {
-                Ok(plan)
-            }
+                is_removal_of_member_objects
+            };
+            with_current_values(plan, world, chosen).await
         }
         Kind::Restart => Ok(data_plane::plan_restart(
             layout,
@@ -172,23 +171,46 @@ async fn check_member_reachability(
     Ok(seen)
 }
 
-/// Makes a deletion plan remove each target from its present value. An abandoned upgrade may have
-/// left the value of either revision.
-async fn with_current_values(mut plan: Plan, world: &dyn MeshClusters) -> Result<Plan, PlanError> {
+/// Makes the chosen steps of a plan start from the present values of their targets. An abandoned
+/// upgrade may have left the value of either revision. A step whose target has its goal already
+/// keeps its start, so that a target with a former address is still written once more.
+async fn with_current_values(
+    mut plan: Plan,
+    world: &dyn MeshClusters,
+    chosen: fn(&Target, Option<&str>) -> bool,
+) -> Result<Plan, PlanError> {
     for wave in &mut plan.waves {
         for step in &mut wave.steps {
-            if let Step::Set {
-                target,
-                from,
-                to: None,
-            } = step
+            if let Step::Set { target, from, to } = step
+                && chosen(target, to.as_deref())
                 && let Some(value) = world.observe_target(target).await?.value
+                && to.as_ref() != Some(&value)
             {
                 *from = Some(value);
             }
         }
     }
     Ok(plan)
+}
+
+/// Returns true for a step that removes its target.
+fn is_removal(_: &Target, to: Option<&str>) -> bool {
+    to.is_none()
+}
+
+/// Returns true for a step that removes the objects of a revision from a member. A deletion also
+/// removes revisions that the mesh no longer has, and their release is not recorded.
+fn is_removal_of_member_objects(target: &Target, to: Option<&str>) -> bool {
+    to.is_none() && matches!(target, Target::MemberObjects { .. })
+}
+
+/// Returns true for the targets of a creation that can have a value of another revision or release,
+/// in a member that an earlier deletion of the mesh left behind. Objects of others count as absent.
+fn is_left_in_member(target: &Target, _: Option<&str>) -> bool {
+    matches!(
+        target,
+        Target::MemberObjects { .. } | Target::Tag { .. } | Target::Validator { .. }
+    )
 }
 
 /// Tags that each member was last known to have. They name the objects in a member that cannot be

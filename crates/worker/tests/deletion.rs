@@ -10,8 +10,9 @@ use meshwright_model::plan::Target;
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::{LabelPolicy, UpgradeState, Verb};
 use meshwright_rollout::ports::MeshClusters;
-use meshwright_store::{StoreError, force_arguments};
+use meshwright_store::{MeshState, StoreError, force_arguments};
 use meshwright_testkit::Fleet;
+use serde_json::json;
 use tokio::task::JoinHandle;
 
 /// Queues a forced deletion of the mesh, and runs it until it waits.
@@ -158,4 +159,77 @@ async fn leftovers_name_the_alias_that_was_last_observed() {
     tx.commit().await.expect("a commit");
     let left = leftovers_in_c2(&fleet).await;
     assert!(left.contains(&"tag 1-24-0 in c2".into()), "{left:?}");
+}
+
+/// Deletes the mesh by force after an upgrade that the loss of c2 has stranded while both members had its revision and
+/// its tags. Then c2 answers again.
+async fn delete_after_abandoned_upgrade(fleet: &Fleet) {
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.apply_verb_and_run(upgrade, Verb::Start).await;
+    let held = fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
+    assert_eq!(held.state.as_str(), "holding");
+    fleet.clusters.clear_workloads();
+    fleet.clusters.set_unreachable("c2", true);
+    fleet.apply_verb_and_run(upgrade, Verb::Rollback).await;
+    later(fleet, 180).await;
+    let abandoned = fleet.apply_verb_and_run(upgrade, Verb::Abandon).await;
+    assert_eq!(abandoned.state.as_str(), "abandoned");
+    let deletion = delete_by_force(fleet).await;
+    later(fleet, 180).await;
+    let deleted = fleet.operation(deletion).await.state;
+    assert_eq!(deleted, OperationState::Succeeded);
+    fleet.clusters.set_unreachable("c2", false);
+}
+
+/// Restores the deleted mesh.
+async fn undelete(fleet: &Fleet) {
+    let mut tx = fleet.db.begin().await;
+    let former = tx
+        .get_deleted_mesh(fleet.mesh)
+        .await
+        .expect("it is deleted");
+    tx.undelete_mesh(fleet.mesh, &former.members)
+        .await
+        .expect("free members");
+    tx.commit().await.expect("a commit");
+    let creation = fleet
+        .queue_operation(OperationKind::CreateMesh, json!(null))
+        .await;
+    fleet.run_due().await;
+    let created = fleet.operation(creation).await.state;
+    assert_eq!(created, OperationState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_mesh_is_restored_where_an_abandoned_upgrade_has_left_its_tags_and_has_no_target() {
+    let fleet = Fleet::new().await;
+    delete_after_abandoned_upgrade(&fleet).await;
+    let deleted = fleet.db.begin().await.get_mesh(fleet.mesh).await;
+    assert_eq!(deleted.expect("the mesh").target, None);
+    undelete(&fleet).await;
+    let restored = fleet.db.begin().await.get_mesh(fleet.mesh).await;
+    let restored = restored.expect("the mesh");
+    assert_eq!((restored.state, restored.target), (MeshState::Ready, None));
+    let picture = fleet.clusters.snapshot();
+    for tag in ["stable", "default"] {
+        let line = format!("tag {tag} in c2 = 1-25-1");
+        assert!(picture.contains(&line), "{picture}");
+    }
+}
+
+#[tokio::test]
+async fn a_restored_mesh_is_deleted_with_the_revision_that_an_abandoned_upgrade_has_left() {
+    let fleet = Fleet::new().await;
+    delete_after_abandoned_upgrade(&fleet).await;
+    undelete(&fleet).await;
+    let picture = fleet.clusters.snapshot();
+    assert!(picture.contains("objects of 1-27-9 in c2"), "{picture}");
+    let deletion = fleet
+        .queue_operation(OperationKind::DeleteMesh, json!(null))
+        .await;
+    tokio::time::timeout(Duration::from_secs(30), fleet.run_due())
+        .await
+        .expect("nothing is waited for");
+    let deleted = fleet.operation(deletion).await.state;
+    assert_eq!(deleted, OperationState::Succeeded);
 }

@@ -201,6 +201,10 @@ pub fn plan_delete(layout: &MeshTopology, farewell: &MemberReachability) -> Plan
         )
         .with_wave("tags", tag_removal_steps(layout, farewell))
         .followed_by(lines_down)
+        .with_wave(
+            "objects of former revisions",
+            former_revision_steps(layout, farewell),
+        )
         .followed_by(plan_namespace_removal(layout, &here))
         .with_wave(
             "members that are left behind",
@@ -239,18 +243,48 @@ fn leave_behind_steps(members: &[Name]) -> impl Iterator<Item = Step> {
 /// left are names of the mesh too and are removed. The webhooks of the mesh's control planes go
 /// with their objects.
 fn tag_removal_steps(layout: &MeshTopology, farewell: &MemberReachability) -> Vec<Step> {
-    let is_own_name = |name: &str| {
-        let mut lines = layout.control_planes();
-        lines.any(|line| line.revision.as_str() == name)
-    };
     let mut steps = Vec::new();
     for (member, injectors) in &farewell.answering {
-        let tags = injectors.iter().filter(|tag| !is_own_name(&tag.value));
+        let tags = injectors
+            .iter()
+            .filter(|tag| !is_own_name(layout, &tag.value) && !is_revision_webhook(tag));
         steps.extend(
             tags.map(|tag| removal_step(tag_target(member, &tag.value), tag.revision.as_str())),
         );
     }
     steps
+}
+
+/// Builds the steps that remove the objects of revisions which the mesh no longer has. An abandoned
+/// upgrade left them in a member that a forced deletion left behind, and the mesh was restored
+/// since. The value is the release, which the revision does not tell: the steps start from the name
+/// of the revision, and the caller replaces it by the present value.
+fn former_revision_steps(layout: &MeshTopology, farewell: &MemberReachability) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (member, injectors) in &farewell.answering {
+        let former = injectors
+            .iter()
+            .filter(|of| is_revision_webhook(of) && !is_own_name(layout, &of.value));
+        steps.extend(former.map(|of| {
+            let target = Target::MemberObjects {
+                member: member.clone(),
+                revision: of.revision.clone(),
+            };
+            removal_step(target, of.revision.as_str())
+        }));
+    }
+    steps
+}
+
+/// Returns true if a name is that of a revision of the mesh.
+fn is_own_name(layout: &MeshTopology, name: &str) -> bool {
+    let mut lines = layout.control_planes();
+    lines.any(|line| line.revision.as_str() == name)
+}
+
+/// Returns true for the webhook that belongs to the objects of a revision.
+fn is_revision_webhook(injector: &Injector) -> bool {
+    injector.value == injector.revision.as_str()
 }
 
 /// Plans the removal of the mesh's namespaces, in the members that answer (`here`) and at last in

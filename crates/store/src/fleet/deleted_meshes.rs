@@ -60,6 +60,8 @@ impl MeshQueries<'_, '_> {
         .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "mesh" })?;
+        // Meshes that an earlier release deleted may still have the target of an abandoned upgrade.
+        self.resolve_target_revision(id, false).await?;
         self.add_members(id, members).await
     }
 

@@ -158,7 +158,7 @@ impl MeshQueries<'_, '_> {
     }
 
     /// Moves a mesh to another state. The state `deleted` also removes its members, so that other
-    /// meshes can take them.
+    /// meshes can take them, and the target revision that an abandoned upgrade left.
     ///
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such mesh.
@@ -209,6 +209,7 @@ impl MeshQueries<'_, '_> {
             )
             .execute(&mut *self.tx.inner)
             .await?;
+            self.resolve_target_revision(id, false).await?;
         }
         Ok(())
     }
