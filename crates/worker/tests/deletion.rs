@@ -185,10 +185,12 @@ async fn delete_after_abandoned_upgrade(fleet: &Fleet) {
 async fn undelete(fleet: &Fleet) {
     let mut tx = fleet.db.begin().await;
     let former = tx
+        .meshes()
         .get_deleted_mesh(fleet.mesh)
         .await
         .expect("it is deleted");
-    tx.undelete_mesh(fleet.mesh, &former.members)
+    tx.meshes()
+        .undelete_mesh(fleet.mesh, &former.members)
         .await
         .expect("free members");
     tx.commit().await.expect("a commit");
@@ -204,10 +206,10 @@ async fn undelete(fleet: &Fleet) {
 async fn a_mesh_is_restored_where_an_abandoned_upgrade_has_left_its_tags_and_has_no_target() {
     let fleet = Fleet::new().await;
     delete_after_abandoned_upgrade(&fleet).await;
-    let deleted = fleet.db.begin().await.get_mesh(fleet.mesh).await;
+    let deleted = fleet.db.begin().await.meshes().get_mesh(fleet.mesh).await;
     assert_eq!(deleted.expect("the mesh").target, None);
     undelete(&fleet).await;
-    let restored = fleet.db.begin().await.get_mesh(fleet.mesh).await;
+    let restored = fleet.db.begin().await.meshes().get_mesh(fleet.mesh).await;
     let restored = restored.expect("the mesh");
     assert_eq!((restored.state, restored.target), (MeshState::Ready, None));
     let picture = fleet.clusters.snapshot();

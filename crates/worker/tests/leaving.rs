@@ -197,7 +197,7 @@ async fn a_silence_before_the_first_refusal_does_not_count_as_time_between_two_r
     let operation = leave(&fleet, cluster, None).await;
     fleet
         .credentials
-        .set_leave_problem(Some(problem("cluster_unreachable")));
+        .set_leave_problem(Some(problem(ProblemCode::ClusterUnreachable)));
     later(&fleet, 2).await;
     fleet.credentials.set_leave_problem(None);
     for seconds in [60, 2, 2] {

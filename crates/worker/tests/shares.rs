@@ -136,7 +136,8 @@ async fn a_late_tenant_is_served_on_the_only_hosting_cluster_while_a_greedy_one_
             arguments: json!(null),
             due_in: Duration::ZERO,
         };
-        tx.create_operation(&restart, greedy.clock.now())
+        tx.operations()
+            .create_operation(&restart, greedy.clock.now())
             .await
             .expect("an operation");
     }

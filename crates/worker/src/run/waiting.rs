@@ -61,7 +61,7 @@ impl Run<'_> {
     pub(super) async fn restart_wait_for_answer(
         &mut self,
         reason: String,
-    ) -> Result<(), StoreError> {
+    ) -> Result<RunEnd, StoreError> {
         let now = self.now();
         self.release_waiting_since(reason, Some(now)).await
     }
