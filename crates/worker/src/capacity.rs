@@ -2,9 +2,9 @@
 //!
 //! Tenants that run nothing come first, then tenants below their share, then any tenant while more
 //! capacity is free than the reserve. One tenant alone can therefore use the whole capacity except
-//! the reserve, and a tenant that comes later is served at once. Expensive kinds of operations have
-//! a quarter of the capacity, with a reserve within it. Operations on one hosting cluster use at
-//! most three quarters, so that a hosting cluster that does not answer leaves capacity for the
+//! the reserves, and a tenant that comes later is served at once. Expensive kinds of operations
+//! have a quarter of the capacity, with a reserve within it. Operations on one hosting cluster use
+//! at most three quarters, so that a hosting cluster that does not answer leaves capacity for the
 //! tenants of the others. A reserve within these three quarters is kept for tenants that run
 //! nothing on that hosting cluster.
 
