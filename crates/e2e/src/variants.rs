@@ -11,16 +11,15 @@ use crate::{Result, run_command};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Run only the packages that use a database, once with all variants together, instead of all
-    /// tests once for each variant.
+    /// Run only the packages that keep and do the work, once with all variants together, instead
+    /// of all tests once for each variant.
     #[arg(long)]
     together: bool,
 }
 
-/// Packages with tests that use a database.
-const DATABASE_PACKAGES: [&str; 5] = [
-    "meshwright-api",
-    "meshwright-server",
+/// Packages whose tests are run with all variants together: those that keep and do the work. The
+/// other packages with a database use it through the store.
+const SAMPLE_PACKAGES: [&str; 3] = [
     "meshwright-store",
     "meshwright-testkit",
     "meshwright-worker",
@@ -50,7 +49,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ];
     if options.together {
         let titles = settings.each_ref().map(|(title, _)| *title);
-        let packages: Vec<&str> = DATABASE_PACKAGES
+        let packages: Vec<&str> = SAMPLE_PACKAGES
             .iter()
             .flat_map(|package| ["--package", package])
             .collect();
