@@ -21,6 +21,9 @@ use serde::Deserialize;
 pub(crate) enum PlanError {
     /// A cluster did not answer or refused a call.
     Cluster(ClusterError),
+    /// A member of a forced deletion is lost to us, but not yet for long enough to leave it behind.
+    /// The deletion waits, even if the member refuses us: an authenticator can fail for a moment.
+    Lost(ClusterError),
     /// A problem that a person has to solve.
     Problem(Problem),
 }
@@ -162,7 +165,10 @@ async fn check_member_reachability(
     for member in &layout.members {
         match world.list_injectors(member).await {
             Ok(injectors) => seen.answering.push((member.clone(), injectors)),
-            Err(error) if operation.is_forced() && error.is_lost() && given_up() => {
+            Err(error) if operation.is_forced() && error.is_lost() => {
+                if !given_up() {
+                    return Err(PlanError::Lost(error));
+                }
                 seen.left_behind.push(member.clone());
             }
             Err(error) => return Err(error.into()),

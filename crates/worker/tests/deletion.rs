@@ -5,11 +5,13 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use meshwright_model::Clock;
 use meshwright_model::ids::OperationId;
+use meshwright_model::leftover::Leftover;
 use meshwright_model::operation::{OperationKind, OperationState};
 use meshwright_model::plan::Target;
+use meshwright_model::problem::ProblemCode;
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::{LabelPolicy, UpgradeState, Verb};
-use meshwright_rollout::ports::MeshClusters;
+use meshwright_rollout::ports::{ClusterError, MeshClusters};
 use meshwright_store::{MeshState, StoreError, force_arguments};
 use meshwright_testkit::Fleet;
 use serde_json::json;
@@ -106,6 +108,31 @@ async fn patience_that_ends_during_the_look_leaves_the_member_behind() {
         fleet.operation(deletion).await.state,
         OperationState::Succeeded
     );
+}
+
+#[tokio::test]
+async fn a_member_that_refuses_our_credential_is_waited_for_and_then_left_behind() {
+    for code in [ProblemCode::CredentialExpired, ProblemCode::AddressRefused] {
+        let fleet = Fleet::new().await;
+        let refusal = ClusterError::Refused {
+            place: "c2".into(),
+            code,
+            cause: "it no longer knows the token".into(),
+        };
+        fleet.clusters.set_member_error("c2", Some(refusal));
+        fleet.clusters.clear_workloads();
+        let deletion = delete_by_force(&fleet).await;
+        let state = fleet.operation(deletion).await.state;
+        assert_eq!(state.as_str(), "waiting", "{state:?}");
+        later(&fleet, 60).await;
+        let state = fleet.operation(deletion).await.state;
+        assert_eq!(state.as_str(), "waiting", "{state:?}");
+        later(&fleet, 120).await;
+        let deleted = fleet.operation(deletion).await;
+        assert_eq!(deleted.state, OperationState::Succeeded);
+        let behind = |left: &Leftover| left.cluster.as_str() == "c2";
+        assert!(deleted.leftovers.iter().any(behind), "{code:?}");
+    }
 }
 
 /// Names of the objects that a forced deletion lists for the silent member c2.

@@ -60,6 +60,9 @@ impl Run<'_> {
                 Err((PlanError::Problem(problem), _)) => {
                     return self.pause_operation(problem, Vec::new()).await.map(Some);
                 }
+                Err((PlanError::Lost(error), _)) => {
+                    return self.wait_for_answer(error.to_string()).await.map(Some);
+                }
                 Err((PlanError::Cluster(error), unanswered)) => {
                     return self.wait_or_pause(&error, unanswered).await.map(Some);
                 }
