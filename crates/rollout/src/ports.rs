@@ -151,6 +151,10 @@ pub struct Observed {
     /// True for a target of several objects of which only a part was changed or removed. The target
     /// is ours, and its state equals no value.
     pub partial: bool,
+    /// True for a field of a user's object, such as the label of a namespace, if the object does not
+    /// exist. The users remove their objects, and we never create them, so nothing is left to write.
+    /// False for a target of which we create the object.
+    pub gone: bool,
 }
 
 /// Version of a target: its identity and its generation in the cluster. The text has no meaning

@@ -111,6 +111,7 @@ struct State {
     /// Time that passes on the clock before a silent member counts as silent.
     silence: Option<(Arc<ManualClock>, SignedDuration)>,
     faults: BTreeMap<Name, ClusterError>,
+    deleted_namespaces: BTreeSet<(Name, String)>,
     pinned: Vec<String>,
     foreign_webhooks: BTreeMap<Name, Vec<String>>,
     refused_targets: BTreeSet<Target>,
@@ -247,6 +248,16 @@ impl State {
             _ => None,
         };
         cell(target).or_else(own)
+    }
+
+    /// Returns true if a user has deleted the object that holds the target's value.
+    fn is_object_gone(&self, target: &Target) -> bool {
+        match target {
+            Target::NamespaceLabel { member, namespace } => self
+                .deleted_namespaces
+                .contains(&(member.clone(), namespace.clone())),
+            _ => false,
+        }
     }
 
     /// Returns the version of the object that holds a target's value. An absent object has no

@@ -85,6 +85,7 @@ impl KubernetesMesh {
             version: object_version(inventory.as_ref()),
             readiness: settled,
             partial,
+            gone: false,
         })
     }
 

@@ -58,6 +58,7 @@ impl KubernetesMesh {
             version: combined_version(&found),
             readiness: Readiness::Ready,
             partial: false,
+            gone: false,
         })
     }
 

@@ -108,27 +108,20 @@ impl<'a> ObjectTarget<'a> {
             version: object_version(object.as_ref()),
             readiness: Readiness::Ready,
             partial: false,
+            gone: object.is_none() && !self.field.is_webhook(),
         })
     }
 
     /// Returns whether an object is ours to write. Namespaces and workloads belong to the users;
     /// only our label or stamp on them is ours.
     fn is_owned(&self, object: &Value) -> bool {
-        match self.field {
-            Field::Tag { .. } | Field::RevisionWebhook { .. } | Field::Validator => {
-                object["metadata"]["labels"][OWNER_LABEL] == self.owner
-            }
-            Field::NamespaceLabel | Field::Stamp => true,
-        }
+        !self.field.is_webhook() || object["metadata"]["labels"][OWNER_LABEL] == self.owner
     }
 
     /// Fences the object. An annotation moves its version and is removed again, so that a fenced
     /// cluster looks as it did before.
     pub(super) async fn fence_object(&self, permit: &FencingToken) -> Result<Fence, ClusterError> {
-        let webhook = matches!(
-            self.field,
-            Field::Tag { .. } | Field::RevisionWebhook { .. } | Field::Validator
-        );
+        let webhook = self.field.is_webhook();
         if webhook
             && !self
                 .client
@@ -267,6 +260,14 @@ pub(super) fn revision_webhook_name(clusters: &KubernetesMesh, revision: &str) -
 }
 
 impl Field<'_> {
+    /// Returns true for the fields of a webhook, which is an object of ours as a whole.
+    fn is_webhook(&self) -> bool {
+        match self {
+            Self::Tag { .. } | Self::RevisionWebhook { .. } | Self::Validator => true,
+            Self::NamespaceLabel | Self::Stamp => false,
+        }
+    }
+
     fn read_value(&self, object: &Value) -> Option<String> {
         match self {
             Self::Tag { .. } | Self::RevisionWebhook { .. } | Self::Validator => {

@@ -233,3 +233,25 @@ async fn an_inventory_that_names_what_is_not_ours_has_nothing_of_it_deleted() {
     }
     assert_eq!(member.object(&ours), None);
 }
+
+#[tokio::test]
+async fn a_namespace_that_is_gone_is_told_apart_from_one_without_a_label() {
+    let (member, clusters) = one_member().await;
+    let target = Target::NamespaceLabel {
+        member: "c1".parse().expect("a name"),
+        namespace: "shop".into(),
+    };
+    let path = "/api/v1/namespaces/shop";
+    member.put(path, json!({ "metadata": { "name": "shop" } }));
+    let bare = clusters.observe_target(&target).await.expect("an answer");
+    assert_eq!((bare.value, bare.gone), (None, false));
+    member.remove(path);
+    let missing = clusters.observe_target(&target).await.expect("an answer");
+    assert_eq!((missing.value, missing.gone), (None, true));
+    let (webhook, _) = &singletons()[0];
+    let absent = clusters.observe_target(webhook).await.expect("an answer");
+    assert!(
+        !absent.gone,
+        "a webhook of ours is created when it is absent"
+    );
+}

@@ -27,6 +27,23 @@ impl FakeClusters {
             .behaviour = temper;
     }
 
+    /// Deletes a namespace with all of its workloads, as its owner would.
+    pub fn delete_namespace(&self, member: &str, namespace: &str) {
+        let member: Name = member.parse().expect(member);
+        let mut state = self.lock();
+        let target = Target::NamespaceLabel {
+            member: member.clone(),
+            namespace: namespace.to_owned(),
+        };
+        state.set_value(target, None);
+        state
+            .workloads
+            .retain(|(at, workload), _| *at != member || workload.namespace != namespace);
+        state
+            .deleted_namespaces
+            .insert((member, namespace.to_owned()));
+    }
+
     /// Sets the duration of each call.
     pub fn set_call_delay(&self, pace: Duration) {
         self.lock().call_delay = pace;

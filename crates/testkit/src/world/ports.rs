@@ -35,6 +35,7 @@ impl MeshClusters for FakeClusters {
             version: state.object_version(target),
             readiness: settled,
             partial,
+            gone: state.is_object_gone(target),
         })
     }
 

@@ -1,0 +1,86 @@
+//! Targets that others have changed or removed: a removed namespace needs no label, a changed label stops an operation.
+
+use meshwright_model::ids::UpgradeId;
+use meshwright_model::operation::Problem;
+use meshwright_model::plan::Target;
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::{UpgradeState, Verb};
+use meshwright_testkit::Fleet;
+use serde_json::{Value, json};
+
+/// Returns the label of the namespace that names its revision.
+fn label(member: &str) -> Target {
+    Target::NamespaceLabel {
+        member: member.parse().expect("a name"),
+        namespace: "explicit".into(),
+    }
+}
+
+async fn started() -> (Fleet, UpgradeId) {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.apply_verb_and_run(upgrade, Verb::Start).await;
+    (fleet, upgrade)
+}
+
+/// Returns a fleet whose upgrade holds, with every namespace on the new revision.
+async fn holding() -> (Fleet, UpgradeId) {
+    let (fleet, upgrade) = started().await;
+    let promoted = fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
+    assert_eq!(promoted.state.as_str(), "holding", "{:?}", promoted.state);
+    (fleet, upgrade)
+}
+
+fn paused(state: UpgradeState) -> Problem {
+    match state {
+        UpgradeState::Paused { problem, .. } => problem,
+        state => panic!("it is not paused: {state:?}"),
+    }
+}
+
+/// Stops a stage at the label of a namespace, deletes the namespace, and retries the stage.
+async fn delete_namespace_in(verb: Verb, arguments: Value) -> UpgradeState {
+    let (fleet, upgrade) = started().await;
+    fleet.clusters.set_writes_refused(&label("c1"), true);
+    fleet
+        .apply_verb(upgrade, verb, arguments)
+        .await
+        .expect("a verb that fits");
+    fleet.run_due().await;
+    let problem = paused(fleet.upgrade(upgrade).await.state);
+    assert_eq!(problem.code, "permission_missing", "{problem:?}");
+    fleet.clusters.delete_namespace("c1", "explicit");
+    fleet.clusters.set_writes_refused(&label("c1"), false);
+    fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state
+}
+
+#[tokio::test]
+async fn a_deleted_namespace_does_not_stop_a_rollback() {
+    let (fleet, upgrade) = holding().await;
+    fleet.clusters.delete_namespace("c1", "explicit");
+    let rolled = fleet.apply_verb_and_run(upgrade, Verb::Rollback).await;
+    assert_eq!(rolled.state.as_str(), "rolled_back", "{:?}", rolled.state);
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_deleted_during_the_roll_out_does_not_stop_it() {
+    let rolled = delete_namespace_in(Verb::Promote, Value::Null).await;
+    assert_eq!(rolled.as_str(), "holding", "{rolled:?}");
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_deleted_during_its_move_does_not_stop_it() {
+    let namespaces = json!({ "namespaces": [["c1", "explicit"]] });
+    let moved = delete_namespace_in(Verb::Move, namespaces).await;
+    assert_eq!(moved.as_str(), "verifying", "{moved:?}");
+}
+
+#[tokio::test]
+async fn a_namespace_without_its_label_stops_a_rollback() {
+    let (fleet, upgrade) = holding().await;
+    fleet.clusters.change_externally(label("c1"), None);
+    let stopped = fleet.apply_verb_and_run(upgrade, Verb::Rollback).await;
+    let problem = paused(stopped.state);
+    assert_eq!(problem.code, "changed_by_someone_else");
+    assert!(!problem.message.contains("blocked"), "{}", problem.message);
+}
