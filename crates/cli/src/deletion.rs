@@ -39,7 +39,7 @@ pub(crate) async fn delete_and_print_leftovers(
         vec![operation_row(operation)]
     })?;
     if format == OutputFormat::Table {
-        print_leftovers(&shown.leftovers);
+        print_leftovers(&shown);
     }
     Ok(())
 }

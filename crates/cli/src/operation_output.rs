@@ -1,5 +1,6 @@
 //! Prints operations, and the objects that they leave in clusters.
 
+use meshwright_model::operation;
 use meshwright_wire::{Leftover, Operation as OperationView};
 use serde::Serialize;
 
@@ -53,15 +54,36 @@ pub(crate) async fn post_and_print_operation(
     wait_and_print_operation(client, format, operation, wait).await
 }
 
-/// Prints the objects that stay to standard error, one line each.
-pub(crate) fn print_leftovers(leftovers: &[Leftover]) {
-    if leftovers.is_empty() {
+/// Prints the objects that stay to standard error, one line each. Until the operation has succeeded
+/// they are only expected to stay, and belong to what still runs. The commands that remove them
+/// would destroy it, so they are left out.
+pub(crate) fn print_leftovers(operation: &OperationView) {
+    if operation.leftovers.is_empty() {
+        return;
+    }
+    if operation.state != operation::OperationStateName::Succeeded {
+        eprint_line(
+            "These objects would stay in the clusters if the operation succeeded. Do not remove them now:",
+        );
+        for left in &operation.leftovers {
+            eprint_line(&format!("{}: {}", left.cluster, describe_object(left)));
+        }
         return;
     }
     eprint_line(
         "These objects stay in the clusters. To remove one, point kubectl to its cluster and run the command:",
     );
-    for left in leftovers {
+    for left in &operation.leftovers {
         eprint_line(&format!("{}: {}", left.cluster, left.command));
+    }
+}
+
+/// Describes an object by its kind, its name and its namespace.
+fn describe_object(left: &Leftover) -> String {
+    let object = format!("{} {}", left.kind, left.name);
+    match left.namespace.as_deref() {
+        None => object,
+        Some("*") => format!("{object} in every namespace"),
+        Some(namespace) => format!("{object} in namespace {namespace}"),
     }
 }

@@ -53,7 +53,7 @@ async fn get_operation(client: &Client, format: OutputFormat, id: &str) -> Resul
     print_value(format, &found, &["wave", "state", "step"], step_rows)?;
     if format == OutputFormat::Table {
         watch::print_operation_state(&found);
-        print_leftovers(&found.leftovers);
+        print_leftovers(&found);
     }
     Ok(())
 }

@@ -166,6 +166,42 @@ fn one_that_stands_still_is_shown_with_the_reason_and_what_helps() {
     }
 }
 
+fn deletion(state: &str) -> Value {
+    let mut shown = operation(state, &[]);
+    shown["kind"] = json!("delete_mesh");
+    shown["leftovers"] = json!([{
+        "cluster": "c2", "kind": "Secret", "namespace": "mw-1", "name": "cacerts",
+        "command": "kubectl delete secret cacerts --namespace mw-1",
+    }]);
+    shown
+}
+
+#[test]
+fn leftovers_are_a_forecast_without_commands_until_the_deletion_has_succeeded() {
+    let command = "c2: kubectl delete secret cacerts --namespace mw-1";
+    let get = ["operation", "get", "op_1"];
+    let (output, _) = run(&get, &[deletion("succeeded")]);
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("These objects stay in the clusters."),
+        "{said}"
+    );
+    assert!(said.contains(command), "{said}");
+    for state in ["running", "paused", "cancelled"] {
+        let (output, _) = run(&get, &[deletion(state)]);
+        let said = text(&output.stderr);
+        assert!(
+            said.contains("would stay in the clusters"),
+            "{state}: {said}"
+        );
+        assert!(
+            said.contains("c2: Secret cacerts in namespace mw-1"),
+            "{state}: {said}"
+        );
+        assert!(!said.contains("kubectl"), "{state}: {said}");
+    }
+}
+
 #[test]
 fn deleted_meshes_are_listed_with_the_ids_that_undelete_takes() {
     let items =

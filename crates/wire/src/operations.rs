@@ -43,7 +43,9 @@ pub struct Operation {
     pub pending_verbs: Vec<OperationVerb>,
     /// Reason for the force, in the words of the caller; null without force.
     pub reason: Option<String>,
-    /// Objects that stay in clusters after a deletion or deregistration.
+    /// Objects that stay in clusters once the deletion or deregistration has succeeded. Before that
+    /// they are only expected to stay: an operation that is paused or was cancelled may have removed
+    /// nothing, and the commands would destroy what still runs.
     pub leftovers: Vec<Leftover>,
     /// Plan of the operation, empty until a worker has built it. Lists leave it out.
     pub waves: Vec<Wave>,
