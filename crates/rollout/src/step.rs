@@ -221,12 +221,14 @@ async fn check_still_lost(
 }
 
 /// Builds the problem of a member that was to be left behind but answers. The next deletion cleans
-/// it up like the others.
+/// it up like the others. The member can come back before the first removal or after the last, when
+/// its pods may still use the mesh: the next deletion would wait for them, so the hint also names
+/// the way back to a whole mesh.
 fn member_answers(member: &Name) -> Problem {
     Problem::new(
         ProblemCode::MemberAnswers,
         format!("{member} was to be left behind, but it answers now."),
-        "Ask for the deletion once more, with `--force` as before: it is cleaned up like the others.",
+        "Ask for the deletion once more, with `--force` as before: it cleans this member up like the others, as soon as nothing in it uses the mesh. To keep the mesh, run `meshwright operation cancel ID`, and then `meshwright mesh retry NAME` if `meshwright mesh get NAME` shows `failed`.",
     )
 }
 

@@ -45,7 +45,7 @@ async fn later(fleet: &Fleet, seconds: i64) {
 
 async fn paused_with(fleet: &Fleet, operation: OperationId) -> (String, String) {
     match fleet.operation(operation).await.state {
-        OperationState::Paused { problem } => (problem.code.to_string(), problem.message),
+        OperationState::Paused { problem } => (problem.code.to_string(), problem.hint),
         state => panic!("it is not paused: {state:?}"),
     }
 }
@@ -85,7 +85,11 @@ async fn a_member_that_comes_back_while_the_mesh_is_in_use_is_seen_before_the_fi
     fleet.clusters.set_unreachable("c2", false);
     fleet.clusters.clear_workloads();
     running.await.expect("no panic").expect("a readable queue");
-    assert_eq!(paused_with(&fleet, deletion).await.0, "member_answers");
+    let (code, hint) = paused_with(&fleet, deletion).await;
+    assert_eq!(code, "member_answers");
+    for way in ["--force", "operation cancel", "mesh retry"] {
+        assert!(hint.contains(way), "{way}: {hint}");
+    }
     assert_eq!(
         fleet.clusters.journal().len(),
         writes,
