@@ -53,6 +53,7 @@ impl MeshClusters for FormerAddress {
             value: Some(self.0.into()),
             version: ObjectVersion::default(),
             readiness: Readiness::Ready,
+            gone: false,
             partial: false,
         })
     }
