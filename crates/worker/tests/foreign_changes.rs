@@ -84,3 +84,24 @@ async fn a_namespace_without_its_label_stops_a_rollback() {
     assert_eq!(problem.code, "changed_by_someone_else");
     assert!(!problem.message.contains("blocked"), "{}", problem.message);
 }
+
+#[tokio::test]
+async fn an_operation_that_is_paused_names_every_step_that_is_blocked() {
+    let (fleet, upgrade) = holding().await;
+    fleet.clusters.change_externally(label("c1"), None);
+    fleet
+        .clusters
+        .change_externally(label("c2"), Some("istio.io/rev=theirs"));
+    let stopped = fleet.apply_verb_and_run(upgrade, Verb::Rollback).await;
+    let problem = paused(stopped.state);
+    assert_eq!(problem.code, "changed_by_someone_else");
+    let message = problem.message;
+    assert!(
+        message.contains("And 1 more step is blocked: "),
+        "{message}"
+    );
+    for member in ["c1", "c2"] {
+        let named = format!("label of namespace explicit in {member}");
+        assert!(message.contains(&named), "{message}");
+    }
+}

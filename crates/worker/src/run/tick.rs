@@ -94,10 +94,12 @@ impl Run<'_> {
         if !self.retry_fencing(world.as_ref()).await {
             return Ok(LoopControl::Ended(RunEnd::LeaseLost));
         }
-        let looked = self.check_steps(&due, world.as_ref()).await;
+        let mut looked = self.check_steps(&due, world.as_ref()).await;
+        // The checks end in any order, and the operation names the first step of those it has.
+        looked.sort_by_key(|(index, _)| *index);
         self.lease.mark_progress();
         let (mut facts, mut acts, mut found) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut problem, mut waits) = (None, None);
+        let (mut blocked, mut waits) = (Vec::new(), None);
         for (index, check) in looked {
             let run = self.add_sample(index, &check);
             let item = &self.steps[index];
@@ -117,11 +119,12 @@ impl Run<'_> {
                             problem: met.clone(),
                         },
                     ));
-                    problem.get_or_insert(met);
+                    blocked.push((index, met));
                 }
                 Decision::Stop => return Ok(LoopControl::Ended(RunEnd::LeaseLost)),
             }
         }
+        let problem = self.merge_problems(blocked);
         let Some(done) = self.fence_done_steps(found, world.as_ref()).await else {
             return Ok(LoopControl::Ended(RunEnd::LeaseLost));
         };
@@ -287,44 +290,45 @@ impl Run<'_> {
         acts: Vec<(usize, Option<String>, ObjectVersion)>,
     ) -> Result<ApplyOutcome, StoreError> {
         let permit = self.fencing_token();
-        let mut pushes: Vec<BoxFuture<'_, (&PlannedStep, Result<(), ClusterError>)>> =
+        let mut pushes: Vec<BoxFuture<'_, (usize, Result<(), ClusterError>)>> =
             Vec::with_capacity(acts.len());
         for (index, _, mark) in &acts {
-            let item = &self.steps[*index];
+            let index = *index;
+            let item = &self.steps[index];
             let (place, permit) = (self.step_context(item), &permit);
             pushes.push(Box::pin(async move {
-                (item, place.act(world, mark, permit).await)
+                (index, place.act(world, mark, permit).await)
             }));
         }
         let answers: Vec<_> = futures::stream::iter(pushes)
             .buffer_unordered(MAX_CONCURRENT_CALLS)
             .collect()
             .await;
-        let mut refused = None;
-        for (item, answer) in answers {
+        let mut refused = Vec::new();
+        for (index, answer) in answers {
             match answer {
                 Ok(()) | Err(ClusterError::Changed { .. } | ClusterError::Unreachable { .. }) => {}
                 Err(ClusterError::Expired) => return Ok(ApplyOutcome::Ended(RunEnd::LeaseLost)),
                 Err(error) => {
                     let decided = decide(
-                        &item.step,
+                        &self.steps[index].step,
                         Err(error),
                         &StepRun::default(),
                         &self.engine.settings.timeouts,
                     );
                     if let Decision::Pause(problem) = decided {
-                        refused.get_or_insert((item.number, problem));
+                        refused.push((index, problem));
                     }
                 }
             }
         }
-        if let Some((number, problem)) = refused {
-            let facts = vec![(
-                number,
-                StepEvent::Failed {
-                    problem: problem.clone(),
-                },
-            )];
+        refused.sort_by_key(|(index, _)| *index);
+        let failed = |(index, problem): &(usize, Problem)| {
+            let problem = problem.clone();
+            (self.steps[*index].number, StepEvent::Failed { problem })
+        };
+        let facts = refused.iter().map(failed).collect();
+        if let Some(problem) = self.merge_problems(refused) {
             let end = self.stop_on_problem(problem, facts).await?;
             return Ok(ApplyOutcome::Ended(end));
         }
