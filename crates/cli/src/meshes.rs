@@ -125,7 +125,23 @@ async fn get_mesh(client: &Client, format: OutputFormat, mesh: &str) -> Result<(
     let path = resolve_mesh_path(client, mesh).await?;
     let found: MeshView = client.get(&path).await?;
     watch::print_problem(format, found.problem.as_ref());
+    if format == OutputFormat::Table {
+        print_holder_state(client, &found).await?;
+    }
     print_mesh(format, &found)
+}
+
+/// Prints the state of the operation that changes the mesh now, with the reason why it waits or is
+/// paused. An upgrade shows its own problem.
+async fn print_holder_state(client: &Client, mesh: &MeshView) -> Result<()> {
+    let operation = mesh
+        .busy_with
+        .as_deref()
+        .filter(|holder| holder.starts_with("op_"));
+    if let Some(id) = operation {
+        watch::print_operation_state(&client.get(&format!("/v1/operations/{id}")).await?);
+    }
+    Ok(())
 }
 
 async fn create_mesh(

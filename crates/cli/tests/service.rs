@@ -203,6 +203,28 @@ fn leftovers_are_a_forecast_without_commands_until_the_deletion_has_succeeded() 
 }
 
 #[test]
+fn a_mesh_shows_why_the_operation_that_changes_it_is_paused() {
+    let mut shown = mesh("deleting", None);
+    shown["busy_with"] = json!("op_1");
+    let answers = [shown.clone(), deletion("paused")];
+    let (output, asked) = run(&["mesh", "get", "mesh_1"], &answers);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("delete_mesh is paused"), "{said}");
+    assert!(
+        said.contains("c1 does not answer. (cluster_unreachable)\n  Bring the cluster back."),
+        "{said}"
+    );
+    assert_eq!(asked, ["GET /v1/meshes/mesh_1", "GET /v1/operations/op_1"]);
+    let (_, asked) = run(&["--output", "json", "mesh", "get", "mesh_1"], &[shown]);
+    assert_eq!(
+        asked,
+        ["GET /v1/meshes/mesh_1"],
+        "its answer is printed alone"
+    );
+}
+
+#[test]
 fn deleted_meshes_are_listed_with_the_ids_that_undelete_takes() {
     let items =
         json!({ "items": [mesh("ready", None), mesh("deleted", Some("2026-01-02T00:00:00Z"))] });
