@@ -267,7 +267,7 @@ impl ApiKeyQueries<'_, '_> {
 
     /// Refuses to go on without a key unless another key lets an owner in permanently.
     ///
-    /// Every code path that takes away the role of an owner calls this after [`Tx::lock_tenant`].
+    /// Every code path that takes away the role of an owner calls this after [`TenantQueries::lock_tenant`].
     /// Keys with an expiry time do not count, however late it is: the tenant would be locked out at
     /// that time, without a request that could be refused. Role bindings do not count either: the
     /// identity provider decides whether anyone has the subject or the group, and it may be gone

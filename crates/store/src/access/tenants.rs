@@ -137,7 +137,7 @@ impl Store {
 }
 
 impl TenantQueries<'_, '_> {
-    /// Assumes the database role that sees the rows of all tenants. [`Tx::reset_role`] must follow
+    /// Assumes the database role that sees the rows of all tenants. [`TenantQueries::reset_role`] must follow
     /// before any statement that is not an operator's.
     pub(crate) async fn assume_platform_role(&mut self) -> Result<(), StoreError> {
         sqlx::query!("SELECT set_config('role', 'mw_platform', true)")

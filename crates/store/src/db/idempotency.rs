@@ -165,7 +165,7 @@ impl IdempotencyQueries<'_, '_> {
         }))
     }
 
-    /// Stores the response in the row that [`Tx::reserve_idempotency_key`] reserved.
+    /// Stores the response in the row that [`IdempotencyQueries::reserve_idempotency_key`] reserved.
     ///
     /// # Errors
     /// Returns [`StoreError::NotFound`] when no row was reserved, and [`StoreError::KeysErased`]

@@ -23,7 +23,7 @@ impl OperationQueries<'_, '_> {
     /// first.
     ///
     /// # Errors
-    /// Returns the errors of [`Tx::list_steps`], except [`StoreError::Corrupt`].
+    /// Returns the errors of [`OperationQueries::list_steps`], except [`StoreError::Corrupt`].
     pub async fn list_unfenced_operations(
         &mut self,
         mesh: MeshId,

@@ -142,7 +142,7 @@ impl OperationQueries<'_, '_> {
         Ok(found.into_iter().map(|(operation, _)| operation).collect())
     }
 
-    /// Lists the same operations as [`Tx::list_operations`] with their step counts, in one round
+    /// Lists the same operations as [`OperationQueries::list_operations`] with their step counts, in one round
     /// trip.
     ///
     /// # Errors
@@ -296,7 +296,7 @@ impl OperationQueries<'_, '_> {
 
     /// Ends an operation from outside. Its worker is fenced because the queue row is gone, so it
     /// records nothing more. Steps that the worker had started are fenced by the next operation of
-    /// the mesh; see [`Tx::list_unfenced_operations`].
+    /// the mesh; see [`OperationQueries::list_unfenced_operations`].
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.

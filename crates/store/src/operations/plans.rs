@@ -135,7 +135,7 @@ impl OperationQueries<'_, '_> {
     /// and the capture. Steps of rollbacks are left out.
     ///
     /// # Errors
-    /// Returns the errors of [`Tx::list_steps`].
+    /// Returns the errors of [`OperationQueries::list_steps`].
     pub async fn list_started_steps(
         &mut self,
         upgrade: UpgradeId,
