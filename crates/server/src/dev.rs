@@ -7,7 +7,7 @@ use std::path::Path;
 use meshwright_model::Clock;
 use meshwright_model::clock::SystemClock;
 use meshwright_model::ids::TenantId;
-use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
+use meshwright_store::embedded_postgres::EmbeddedPostgres;
 use meshwright_store::{Sealer, Store};
 use meshwright_wire::ReleaseArgs;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ pub(crate) async fn run_dev(options: DevArgs) -> Result<(), Failure> {
     std::fs::create_dir_all(dir).map_err(Failure::io(format!("the folder {}", dir.display())))?;
     let sealer = load_or_create_sealer(dir)?;
     let postgres = EmbeddedPostgres::start(&dir.join("postgres"))?;
-    prepare_database(&postgres, &sealer).await?;
+    Store::prepare_private_database(&postgres, DATABASE_NAME, &sealer).await?;
     let api = Store::connect(&postgres.url("mw_api", DATABASE_NAME), sealer.clone()).await?;
     let worker = Store::connect(&postgres.url("mw_worker", DATABASE_NAME), sealer).await?;
     backfill_tenant_keys(&worker).await?;
@@ -97,19 +97,6 @@ fn write_secret_file(file: &Path, text: &str) -> Result<(), Failure> {
     opened
         .and_then(|mut file| writeln!(file, "{text}"))
         .map_err(Failure::io(format!("writing {}", file.display())))
-}
-
-/// Creates the roles, the database and the schema. After this, no connection uses the superuser or
-/// the owner of the tables.
-async fn prepare_database(postgres: &EmbeddedPostgres, sealer: &Sealer) -> Result<(), Failure> {
-    let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), sealer.clone()).await?;
-    root.create_roles().await?;
-    root.create_database(DATABASE_NAME).await?;
-    root.close().await;
-    let owner = Store::connect(&postgres.url("mw_owner", DATABASE_NAME), sealer.clone()).await?;
-    owner.migrate().await?;
-    owner.close().await;
-    Ok(())
 }
 
 /// Creates the first tenant and its owner's key at the first start.

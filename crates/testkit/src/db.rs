@@ -99,21 +99,9 @@ fn remove_stale_dirs() {
 async fn start_server() -> EmbeddedPostgres {
     remove_stale_dirs();
     let postgres = EmbeddedPostgres::start(&server_dir()).expect("a private Postgres");
-    let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), test_sealer())
+    Store::prepare_private_database(&postgres, "template_mw", &test_sealer())
         .await
-        .expect("a connection");
-    root.create_roles().await.expect("three roles");
-    root.close().await;
-    execute_as_superuser(
-        &postgres,
-        "CREATE DATABASE template_mw OWNER mw_owner".into(),
-    )
-    .await;
-    let owner = Store::connect(&postgres.url("mw_owner", "template_mw"), test_sealer())
-        .await
-        .expect("a connection");
-    owner.migrate().await.expect("every migration");
-    owner.close().await;
+        .expect("three roles, a template and its schema");
     if std::env::var(WALLS_ENV).is_ok_and(|walls| walls == "queries") {
         disable_row_security(&postgres.url("mw_owner", "template_mw")).await;
     }

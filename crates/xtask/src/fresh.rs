@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
-use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
+use meshwright_store::embedded_postgres::EmbeddedPostgres;
 use meshwright_store::{Sealer, Store};
 
 use crate::{Result, run_command};
@@ -99,17 +99,11 @@ fn generate_queries(scratch: &Path) -> Result<()> {
 fn start_migrated_postgres(scratch: &Path) -> Result<EmbeddedPostgres> {
     let postgres = EmbeddedPostgres::start(&scratch.join("postgres"))?;
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(migrate_database(&postgres))?;
-    Ok(postgres)
-}
-
-async fn migrate_database(
-    postgres: &EmbeddedPostgres,
-) -> std::result::Result<(), meshwright_store::StoreError> {
     let key = Sealer::new([0; 32]);
-    let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), key.clone()).await?;
-    root.create_roles().await?;
-    root.create_database(DATABASE_NAME).await?;
-    let owner = Store::connect(&postgres.url("mw_owner", DATABASE_NAME), key).await?;
-    owner.migrate().await
+    runtime.block_on(Store::prepare_private_database(
+        &postgres,
+        DATABASE_NAME,
+        &key,
+    ))?;
+    Ok(postgres)
 }

@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgPool};
 
 use crate::db::connection_quota::{ConnectionPermit, ConnectionQuota, TxMode};
+use crate::db::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use crate::{Sealer, StoreError};
 
 /// A connection pool under one database role, with the sealer of secrets.
@@ -129,21 +130,35 @@ impl Store {
             .map_err(|error| StoreError::Migration(Box::new(error)))
     }
 
-    /// Creates the missing database roles. This needs a superuser; `dev` and the tests use it.
+    /// Creates the roles, a database of this name and its schema on a private server, unless they
+    /// exist. After this, no connection needs the superuser or the owner of the tables.
     ///
     /// # Errors
-    /// Returns [`StoreError::Database`] when the database refuses.
-    pub async fn create_roles(&self) -> Result<(), StoreError> {
+    /// Returns [`StoreError::Database`] when the database refuses, and the errors of
+    /// [`Self::migrate`].
+    pub async fn prepare_private_database(
+        server: &EmbeddedPostgres,
+        name: &'static str,
+        sealer: &Sealer,
+    ) -> Result<(), StoreError> {
+        let root = Self::connect(&server.url(SUPERUSER, "postgres"), sealer.clone()).await?;
+        root.create_roles().await?;
+        root.create_database(name).await?;
+        root.close().await;
+        let owner = Self::connect(&server.url("mw_owner", name), sealer.clone()).await?;
+        owner.migrate().await?;
+        owner.close().await;
+        Ok(())
+    }
+
+    /// Creates the missing database roles. This needs a superuser.
+    async fn create_roles(&self) -> Result<(), StoreError> {
         sqlx::raw_sql(CREATE_ROLES_SQL).execute(&self.pool).await?;
         Ok(())
     }
 
-    /// Creates a database owned by `mw_owner`, unless it exists. This needs a superuser; `dev` uses
-    /// it.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Database`] when the database refuses.
-    pub async fn create_database(&self, name: &'static str) -> Result<(), StoreError> {
+    /// Creates a database owned by `mw_owner`, unless it exists. This needs a superuser.
+    async fn create_database(&self, name: &'static str) -> Result<(), StoreError> {
         let known = sqlx::query_scalar!(
             r#"SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1) AS "known!""#,
             name
