@@ -19,8 +19,8 @@ use meshwright_model::release::Release;
 use meshwright_model::switch::Switches;
 use meshwright_model::version::{RevisionName, Version};
 use meshwright_rollout::ports::{
-    ClusterError, Fence, FencingToken, MeshClusters, ObjectVersion, Observed, ObservedWorkload,
-    Readiness, Usage,
+    ClusterError, Fence, FencingToken, MeshClusters, NextPod, ObjectVersion, Observed,
+    ObservedWorkload, Readiness, RevisionUsers, UserSearch,
 };
 
 use crate::address_policy::AddressPolicy;
@@ -44,6 +44,7 @@ mod helm_values;
 mod istiod_tokens;
 mod leaving;
 mod limits;
+mod next_pods;
 mod objects;
 mod observation;
 mod proxies;
@@ -51,6 +52,7 @@ mod records;
 mod rendering;
 mod revision_pins;
 mod single_object;
+mod usage;
 mod watch;
 
 /// Maximum time that the engine waits for an event before it checks again.
@@ -277,6 +279,14 @@ impl MeshClusters for KubernetesMesh {
         .await
     }
 
+    async fn ask_next_pods(
+        &self,
+        member: &Name,
+        workloads: &[WorkloadRef],
+    ) -> Result<BTreeMap<WorkloadRef, NextPod>, ClusterError> {
+        next_pods::ask_next_pods(&self.find_member(member)?.client, workloads).await
+    }
+
     async fn accepts_probes(&self, member: &Name) -> Result<bool, ClusterError> {
         probe::accepts_probe_pod(
             &self.find_member(member)?.client,
@@ -295,13 +305,8 @@ impl MeshClusters for KubernetesMesh {
             .await
     }
 
-    async fn check_usage(
-        &self,
-        revision: &RevisionName,
-        left_behind: &[Name],
-    ) -> Result<Usage, ClusterError> {
-        self.with_look_timeout(self.revision_usage(revision, left_behind))
-            .await
+    async fn list_users(&self, search: &UserSearch<'_>) -> Result<RevisionUsers, ClusterError> {
+        self.with_look_timeout(self.find_users(search)).await
     }
 
     async fn list_pinned_resources(

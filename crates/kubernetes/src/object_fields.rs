@@ -32,6 +32,13 @@ pub(crate) fn number_at(value: &Value, pointer: &str) -> i64 {
     value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
 }
 
+/// Returns whether another object controls this one and decides on its pods.
+pub(crate) fn has_controller(object: &Value) -> bool {
+    let owners = object.pointer("/metadata/ownerReferences");
+    let owners = owners.and_then(Value::as_array);
+    owners.is_some_and(|owners| owners.iter().any(|owner| owner["controller"] == true))
+}
+
 /// Returns uid and resource version of an object as its version. An absent object has a version
 /// too, in which both parts are empty.
 pub(crate) fn object_version(object: Option<&Value>) -> ObjectVersion {

@@ -147,6 +147,9 @@ pub fn cluster_role_rules() -> Value {
         { "apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"] },
         { "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "create"] },
         { "apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "daemonsets"], "verbs": ["list", "watch", "patch"] },
+        // The pod templates of these kinds count as use of a revision.
+        { "apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["list"] },
+        { "apiGroups": ["batch"], "resources": ["jobs", "cronjobs"], "verbs": ["list"] },
         { "apiGroups": ["admissionregistration.k8s.io"], "resources": ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
           "verbs": looked_at },
         // Definitions belong to the cluster and are never removed, so `delete` is missing here.

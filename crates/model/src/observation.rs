@@ -173,6 +173,10 @@ pub struct NamespaceObservation {
     pub workloads: Vec<WorkloadObservation>,
     /// Pods that no restart of ours can replace: bare pods, pods of Jobs, pods of unknown owners.
     pub unreachable: Vec<String>,
+    /// True for the namespace of the mesh itself, in which gateways run. Their pods are replaced
+    /// last.
+    #[serde(default)]
+    pub of_mesh: bool,
 }
 
 /// Workload with the sidecars of its live pods.

@@ -1,5 +1,6 @@
 //! Interface to the clusters of a mesh, in the terms of the domain.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -13,8 +14,10 @@ use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::RevisionName;
 
 mod leaving;
+mod usage;
 
 pub use leaving::{AccountPresence, TeardownInspection};
+pub use usage::{RevisionUser, RevisionUsers, UserKind, UserSearch};
 
 /// The hosting cluster and the member clusters of one mesh.
 #[async_trait]
@@ -88,6 +91,20 @@ pub trait MeshClusters: TeardownInspection {
         wanted: &Sidecar,
     ) -> Result<Result<(), String>, ClusterError>;
 
+    /// Asks which sidecar a new pod of each of these workloads would get: a pod of the workload's
+    /// own template goes through admission without being created (`dryRun=All`). Only the cluster
+    /// knows all that decides it: annotations that opt out, `hostNetwork`, a pinned proxy image, the
+    /// webhooks of others. A workload that does not exist is missing in the result.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`MeshClusters::observe_target`]. A pod that is refused is no
+    /// error, but [`NextPod::Refused`].
+    async fn ask_next_pods(
+        &self,
+        member: &Name,
+        workloads: &[WorkloadRef],
+    ) -> Result<BTreeMap<WorkloadRef, NextPod>, ClusterError>;
+
     /// Checks whether a member's policies accept the pod of [`MeshClusters::probe_injection`]. The
     /// pod of this check requests no sidecar, so that no injector affects the result.
     ///
@@ -106,17 +123,12 @@ pub trait MeshClusters: TeardownInspection {
         members: &[Name],
     ) -> Result<Readiness, ClusterError>;
 
-    /// Lists the users of a revision. A cluster or replica that does not answer leads to
-    /// [`Usage::Unknown`], not to an error. Members that are left behind are neither asked
-    /// nor counted.
+    /// Lists the users of a revision. A cluster or replica that does not answer is named as silent
+    /// and leads to no error.
     ///
     /// # Errors
     /// Returns the same errors as [`MeshClusters::observe_target`].
-    async fn check_usage(
-        &self,
-        revision: &RevisionName,
-        left_behind: &[Name],
-    ) -> Result<Usage, ClusterError>;
+    async fn list_users(&self, search: &UserSearch<'_>) -> Result<RevisionUsers, ClusterError>;
 
     /// Lists the Istio resources and Gateways in any member whose own label names a revision, as
     /// text for people.
@@ -197,6 +209,17 @@ pub struct ObservedWorkload {
     pub rollout: Readiness,
 }
 
+/// Admission's answer to a new pod of a workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NextPod {
+    /// The pod would start with this sidecar.
+    Injected(Sidecar),
+    /// The pod would start without a sidecar, so the workload is not in the mesh.
+    NotInjected,
+    /// The pod would not start: a quota, a policy or a webhook refuses it, for this reason.
+    Refused(String),
+}
+
 /// A live pod of a workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LivePod {
@@ -205,17 +228,6 @@ pub struct LivePod {
     /// True for a pod that terminates or that belongs to an earlier pod template: it disappears
     /// without a restart by us.
     pub terminating: bool,
-}
-
-/// Result of a search for the users of a revision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Usage {
-    /// Every cluster and replica answered, and none reported a user.
-    Unused,
-    /// These users were found, as text for people.
-    InUse(Vec<String>),
-    /// These clusters or replicas did not answer, so the revision counts as used.
-    Unknown(Vec<String>),
 }
 
 /// Right to write to clusters until a deadline, for one operation at one epoch.

@@ -16,7 +16,9 @@ use meshwright_model::plan::{Stamp, Step, Target};
 use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::RevisionName;
 
-use crate::ports::{ClusterError, FencingToken, MeshClusters, ObjectVersion, Readiness, Usage};
+use crate::ports::{
+    ClusterError, FencingToken, MeshClusters, ObjectVersion, Readiness, RevisionUser, UserSearch,
+};
 
 mod restart;
 mod set;
@@ -196,15 +198,24 @@ async fn check_unused(
             answers => return Ok(answers),
         }
     }
-    Ok(match world.check_usage(revision, left_behind).await? {
-        Usage::Unused => StepCheck::Done,
-        Usage::InUse(users) => {
-            StepCheck::Waiting(format!("still in use: {}", summarize_list(&users)))
-        }
-        Usage::Unknown(silent) => StepCheck::Waiting(format!(
+    // The deletion of a mesh waits for the users of its revision while the mesh's own tags still
+    // point to it, and removes these tags in later steps.
+    let search = UserSearch {
+        revision,
+        left_behind,
+        own_tags: false,
+    };
+    let found = world.list_users(&search).await?;
+    Ok(if found.is_unused() {
+        StepCheck::Done
+    } else if found.users.is_empty() {
+        StepCheck::Waiting(format!(
             "unknown counts as used: {}",
-            summarize_list(&silent)
-        )),
+            summarize_list(&found.silent)
+        ))
+    } else {
+        let users: Vec<String> = found.users.iter().map(RevisionUser::to_string).collect();
+        StepCheck::Waiting(format!("still in use: {}", summarize_list(&users)))
     })
 }
 

@@ -12,7 +12,7 @@ use meshwright_model::injection::PodLabels;
 use meshwright_model::plan::{Sidecar, Target, WorkloadKind, WorkloadRef};
 use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::Version;
-use meshwright_rollout::ports::{ClusterError, FencingToken, ObjectVersion};
+use meshwright_rollout::ports::{ClusterError, FencingToken, NextPod, ObjectVersion};
 use tokio::sync::Notify;
 
 use crate::ManualClock;
@@ -24,6 +24,7 @@ mod injection;
 mod leaving;
 mod ports;
 mod snapshot;
+mod usage;
 
 use addresses::Addresses;
 pub use bundle::target_parts;
@@ -107,6 +108,8 @@ struct State {
     /// written with.
     objects: BTreeMap<(Target, String), String>,
     workloads: BTreeMap<(Name, WorkloadRef), Workload>,
+    /// Answers of admission that differ from what the webhooks and labels give.
+    next_pods: BTreeMap<(Name, WorkloadRef), NextPod>,
     unreachable: BTreeSet<Name>,
     /// Time that passes on the clock before a silent member counts as silent.
     silence: Option<(Arc<ManualClock>, SignedDuration)>,
@@ -184,9 +187,19 @@ impl FakeClusters {
         workload
     }
 
-    /// Removes every workload, so that no workload uses any revision.
+    /// Removes every workload and every injection label, so that nothing uses any revision.
     pub fn clear_workloads(&self) {
-        self.lock().workloads.clear();
+        let mut state = self.lock();
+        state.workloads.clear();
+        let labelled: Vec<Target> = state
+            .targets
+            .keys()
+            .filter(|target| matches!(target, Target::NamespaceLabel { .. }))
+            .cloned()
+            .collect();
+        for target in labelled {
+            state.set_value(target, None);
+        }
     }
 
     /// Replaces one pod, as after an eviction: the webhooks that match now inject the new pod.

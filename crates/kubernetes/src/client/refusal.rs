@@ -15,11 +15,14 @@ pub(crate) struct ErrorStatus {
     pub(crate) status: StatusCode,
     /// Explanation in our own words. It may name a webhook, a policy, a quota or a field.
     pub(crate) message: String,
+    /// Whether the cluster's message names the webhook, policy, quota or object that refused the
+    /// request. Without such a cause, a server error says nothing about the request.
+    pub(crate) names_cause: bool,
 }
 
 /// Known messages of Kubernetes' own code: the start of the message, after which a quoted or plain
 /// name follows, and our words before and after that name.
-const KNOWN_REASONS: [(&str, &str, &str); 7] = [
+const KNOWN_REASONS: [(&str, &str, &str); 9] = [
     ("admission webhook ", "the admission webhook ", " denied it"),
     ("failed calling webhook ", "the webhook ", " did not answer"),
     (
@@ -39,6 +42,16 @@ const KNOWN_REASONS: [(&str, &str, &str); 7] = [
         " does not allow it",
     ),
     ("no matches for kind ", "the kind ", " is unknown there"),
+    (
+        ": serviceaccount ",
+        "the service account ",
+        " does not exist",
+    ),
+    (
+        "unable to create new content in namespace ",
+        "the namespace ",
+        " is being deleted",
+    ),
 ];
 
 impl ErrorStatus {
@@ -51,18 +64,22 @@ impl ErrorStatus {
             message,
             "a cluster refused a request"
         );
-        let words = known_reason(message)
+        let cause = explain_message(message);
+        let names_cause = cause.is_some();
+        let words = cause
             .or_else(|| invalid_field(body))
             .unwrap_or_else(|| generic_reason(status, asked, body));
         Self {
             status,
             message: words,
+            names_cause,
         }
     }
 }
 
-/// Finds a known reason in a message and returns it with the name that follows it.
-fn known_reason(message: &str) -> Option<String> {
+/// Finds a known reason in a message of a cluster, and returns it in our words with the name that
+/// follows it.
+pub(crate) fn explain_message(message: &str) -> Option<String> {
     KNOWN_REASONS.iter().find_map(|(start, before, after)| {
         let rest = &message[message.find(start)? + start.len()..];
         let rest = rest.trim_start_matches(['"', '\'']);
@@ -96,7 +113,7 @@ fn generic_reason(status: StatusCode, asked: &str, body: &Value) -> String {
 
 /// Returns whether a text has only the characters of Kubernetes' names and reasons: letters,
 /// digits, dashes, dots, colons and underscores.
-fn is_plain_name(text: &str) -> bool {
+pub(crate) fn is_plain_name(text: &str) -> bool {
     let letters = text
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"-.:_".contains(&byte));
@@ -142,6 +159,14 @@ mod tests {
             (
                 "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'no-pods' with binding 'b' denied request: x",
                 "the ValidatingAdmissionPolicy no-pods denied it",
+            ),
+            (
+                "pods \"a-\" is forbidden: error looking up service account shop/web: serviceaccount \"web\" not found",
+                "the service account web does not exist",
+            ),
+            (
+                "pods \"a-\" is forbidden: unable to create new content in namespace shop because it is being terminated",
+                "the namespace shop is being deleted",
             ),
             (
                 "admission webhook \"<b>evil</b>\" denied",

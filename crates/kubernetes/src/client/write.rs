@@ -35,7 +35,7 @@ impl ClusterClient {
     ///
     /// # Errors
     /// Fails as [`ClusterClient::get`] does. A webhook that does not answer gives the code
-    /// `webhook_failed`.
+    /// `webhook_failed`; a server error that names no webhook counts as no answer.
     pub async fn dry_run(&self, path: &str, object: &Value) -> Result<Value, ClusterError> {
         let path = format!("{path}?dryRun=All");
         match self
@@ -49,7 +49,9 @@ impl ClusterClient {
         {
             Ok(admitted) => Ok(admitted),
             // The API server did answer; a webhook that it called did not.
-            Err(CallError::Status(refusal)) if refusal.status.is_server_error() => {
+            Err(CallError::Status(refusal))
+                if refusal.names_cause && refusal.status.is_server_error() =>
+            {
                 Err(ClusterError::Refused {
                     place: self.cluster_name().into(),
                     code: ProblemCode::WebhookFailed,

@@ -111,6 +111,7 @@ impl KubernetesMesh {
                         labels,
                         workloads: Vec::new(),
                         unreachable: Vec::new(),
+                        of_mesh: false,
                     },
                 )
             })

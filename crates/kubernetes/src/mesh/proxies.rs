@@ -10,16 +10,11 @@ use meshwright_model::Name;
 use meshwright_model::observation::{MemberObservation, ProxyObservation};
 use meshwright_model::version::RevisionName;
 use meshwright_rollout::plan::data_plane::REV_LABEL;
-use meshwright_rollout::ports::{ClusterError, Readiness, Usage};
+use meshwright_rollout::ports::{ClusterError, Readiness};
 use serde_json::Value;
 
-use super::data_plane::Snapshot;
-use super::revision_pins::pinned_resources_in;
-use super::single_object::revision_webhook_name;
 use super::{KubernetesMesh, label_query, object_names, text_at};
-use crate::api_paths::MUTATING_WEBHOOKS_PATH;
 use crate::client::parse_array;
-use crate::labels::OWNER_LABEL;
 
 /// Port of istiod's debug endpoints.
 const ISTIOD_DEBUG_PORT: u16 = 8080;
@@ -49,7 +44,10 @@ impl KubernetesMesh {
         Ok(object_names(&pods))
     }
 
-    async fn list_istiod_pods(&self, revision: &RevisionName) -> Result<Vec<Value>, ClusterError> {
+    pub(super) async fn list_istiod_pods(
+        &self,
+        revision: &RevisionName,
+    ) -> Result<Vec<Value>, ClusterError> {
         let query = label_query(&[("app", "istiod"), (REV_LABEL, revision.as_str())]);
         self.config
             .hosting
@@ -61,7 +59,7 @@ impl KubernetesMesh {
     }
 
     /// Requests a list from a replica and keeps only what `keep` returns for each entry.
-    async fn query_replica<T>(
+    pub(super) async fn query_replica<T>(
         &self,
         pod: &str,
         path: &str,
@@ -212,156 +210,12 @@ impl KubernetesMesh {
             .flatten()
             .collect()
     }
-
-    /// Finds the users of a revision (requirement B8): connected proxies of every replica, live
-    /// pods, pod templates, namespaces, tags and, if there are none of these, resources that name
-    /// the revision. A cluster or replica that does not answer counts as a user. Members that are
-    /// left behind are neither asked nor counted: their proxies may stay connected although their
-    /// API server is gone for good.
-    pub(super) async fn revision_usage(
-        &self,
-        revision: &RevisionName,
-        left_behind: &[Name],
-    ) -> Result<Usage, ClusterError> {
-        let counted = |member: &str| !left_behind.iter().any(|left| left.as_str() == member);
-        let (mut users, mut silent) = (Vec::new(), Vec::new());
-        let running: Vec<Value> = self
-            .list_istiod_pods(revision)
-            .await?
-            .into_iter()
-            .filter(is_running)
-            .collect();
-        let asked = object_names(&running).into_iter().map(|pod| async move {
-            let proxy = |proxy: &Value| {
-                let member = proxy["cluster_id"].as_str();
-                member.is_none_or(counted).then(|| proxy_name(proxy))
-            };
-            let connected = self
-                .query_replica(&pod, "/debug/syncz", proxy)
-                .await
-                .map_err(|_| format!("replica {pod}"))?;
-            Ok::<_, String>(connected.into_iter().flatten().collect::<Vec<_>>())
-        });
-        let members = self
-            .config
-            .members
-            .iter()
-            .filter(|member| counted(member.name.as_str()));
-        let looks = members.map(|member| self.member_usage(member, revision));
-        let (connected, used) = tokio::join!(
-            futures::future::join_all(asked),
-            futures::future::join_all(looks)
-        );
-        for found in connected {
-            match found {
-                Ok(proxies) => users.extend(proxies),
-                Err(replica) => silent.push(replica),
-            }
-        }
-        for found in used {
-            match found {
-                Ok(found) => users.extend(found),
-                Err(ClusterError::Expired) => return Err(ClusterError::Expired),
-                Err(error) => silent.push(error.to_string()),
-            }
-        }
-        Ok(match (users.is_empty(), silent.is_empty()) {
-            (false, _) => Usage::InUse(users),
-            (true, false) => Usage::Unknown(silent),
-            (true, true) => Usage::Unused,
-        })
-    }
-
-    /// Lists the users of a revision in one member.
-    async fn member_usage(
-        &self,
-        member: &super::MemberCluster,
-        revision: &RevisionName,
-    ) -> Result<Vec<String>, ClusterError> {
-        let snapshot = Snapshot::read_member(member).await?;
-        let name = revision.as_str();
-        let carry = snapshot
-            .pods
-            .values()
-            .filter(|pod| pod.live && pod.revision.as_deref() == Some(name));
-        let mut users: Vec<String> = carry
-            .map(|pod| format!("pod {}/{} in {}", pod.namespace, pod.name, member.name))
-            .collect();
-        let own = member
-            .client
-            .get(&format!(
-                "{MUTATING_WEBHOOKS_PATH}/{}",
-                revision_webhook_name(self, name)
-            ))
-            .await?
-            .unwrap_or_default();
-        // The revision's name is an alias of another revision by now, so labels with it select that
-        // one.
-        let aliased =
-            text_at(&own, "/metadata/labels/istio.io~1rev").is_some_and(|serves| serves != name);
-        let templates = snapshot
-            .workloads
-            .values()
-            .filter(|record| !aliased && record.template.rev.as_deref() == Some(name));
-        users.extend(
-            templates
-                .map(|record| format!("pod template of {} in {}", record.workload, member.name)),
-        );
-        let selector = label_query(&[(REV_LABEL, name)]);
-        if !aliased {
-            let namespaces = member.client.list("/api/v1/namespaces", &selector).await?;
-            users.extend(namespaces.iter().map(|object| {
-                format!(
-                    "namespace {}",
-                    text_at(object, "/metadata/name").unwrap_or_default()
-                )
-            }));
-        }
-        let webhooks = member
-            .client
-            .list(MUTATING_WEBHOOKS_PATH, &selector)
-            .await?;
-        // The deletion of a whole mesh also checks this while the mesh's own tags are in place.
-        // Those are moved or removed by steps of their own, so they do not count.
-        let foreign_tags = webhooks
-            .iter()
-            .filter(|object| object["metadata"]["labels"].get("istio.io/tag").is_some());
-        let ours = |object: &&Value| object["metadata"]["labels"][OWNER_LABEL] == self.namespace();
-        users.extend(foreign_tags.filter(|object| !ours(object)).map(|object| {
-            format!(
-                "tag {}",
-                text_at(object, "/metadata/name").unwrap_or_default()
-            )
-        }));
-        if users.is_empty() {
-            users = pinned_resources_in(member, revision).await?;
-        }
-        Ok(users)
-    }
-}
-
-/// Returns whether the node reports a running container. No proxy can be connected to a replica
-/// that never started.
-fn is_running(pod: &Value) -> bool {
-    let containers = pod
-        .pointer("/status/containerStatuses")
-        .and_then(Value::as_array);
-    containers.is_some_and(|list| {
-        list.iter()
-            .any(|container| container["state"].get("running").is_some())
-    })
 }
 
 /// Returns the name of a member in a control plane, and its sync status there.
 fn cluster_sync_state(cluster: &Value) -> (String, String) {
     let part = |key: &str| cluster[key].as_str().unwrap_or_default().to_owned();
     (part("id"), part("syncStatus"))
-}
-
-/// Returns a connected proxy with its member, as text for people.
-fn proxy_name(proxy: &Value) -> String {
-    let part = |key: &str| proxy[key].as_str().unwrap_or("?");
-    format!("proxy {} in {}", part("proxy"), part("cluster_id"))
 }
 
 fn proxy_observation(revision: &RevisionName, proxy: &Value) -> ProxyObservation {

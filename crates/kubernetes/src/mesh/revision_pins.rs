@@ -3,7 +3,7 @@
 
 use meshwright_model::version::RevisionName;
 use meshwright_rollout::plan::data_plane::REV_LABEL;
-use meshwright_rollout::ports::ClusterError;
+use meshwright_rollout::ports::{ClusterError, RevisionUser, UserKind};
 
 use super::{KubernetesMesh, MemberCluster, label_query, text_at};
 
@@ -25,6 +25,7 @@ const REVISIONED_RESOURCES: [&str; 15] = [
     "extensions.istio.io/v1alpha1/wasmplugins",
     "gateway.networking.k8s.io/v1/gateways",
 ];
+
 impl KubernetesMesh {
     /// Lists the resources of all members that name a revision.
     pub(super) async fn find_pinned_resources(
@@ -33,7 +34,8 @@ impl KubernetesMesh {
     ) -> Result<Vec<String>, ClusterError> {
         let mut found = Vec::new();
         for member in &self.config.members {
-            found.extend(pinned_resources_in(member, revision).await?);
+            let named = pinned_resources_in(member, revision).await?;
+            found.extend(named.iter().map(RevisionUser::to_string));
         }
         Ok(found)
     }
@@ -44,7 +46,7 @@ impl KubernetesMesh {
 pub(super) async fn pinned_resources_in(
     member: &MemberCluster,
     revision: &RevisionName,
-) -> Result<Vec<String>, ClusterError> {
+) -> Result<Vec<RevisionUser>, ClusterError> {
     let selector = label_query(&[(REV_LABEL, revision.as_str())]);
     let lists = REVISIONED_RESOURCES.iter().map(|resource| {
         let selector = selector.as_str();
@@ -63,12 +65,16 @@ pub(super) async fn pinned_resources_in(
         let plural = resource.rsplit('/').next().unwrap_or_default();
         objects.iter().map(move |object| {
             let part = |pointer: &str| text_at(object, pointer).unwrap_or_default();
-            format!(
-                "{plural} {}/{} in {}",
-                part("/metadata/namespace"),
-                part("/metadata/name"),
-                member.name
-            )
+            RevisionUser {
+                member: member.name.to_string(),
+                kind: UserKind::Resource,
+                name: format!(
+                    "{plural} {}/{}",
+                    part("/metadata/namespace"),
+                    part("/metadata/name")
+                ),
+                workload: None,
+            }
         })
     });
     Ok(named.collect())

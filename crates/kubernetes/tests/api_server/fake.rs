@@ -35,7 +35,7 @@ pub(crate) enum Answer {
     Drip,
 }
 
-/// Answers a request by its first line with its headers, and by the number of earlier requests.
+/// Answers a request by its head and body, and by the number of earlier requests.
 type Script = dyn Fn(&str, usize) -> Answer + Send + Sync;
 
 pub(crate) struct FakeCluster {
@@ -193,7 +193,7 @@ async fn answer_all(
     }
 }
 
-/// The head of a request, without its body.
+/// A request: its head, an empty line and its body.
 async fn read_request(stream: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<Option<String>> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
@@ -209,8 +209,9 @@ async fn read_request(stream: &mut (impl AsyncReadExt + Unpin)) -> std::io::Resu
             .parse()
             .ok()
     });
-    stream.read_exact(&mut vec![0; length.unwrap_or(0)]).await?;
-    Ok(Some(head))
+    let mut body = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut body).await?;
+    Ok(Some(head + &String::from_utf8_lossy(&body)))
 }
 
 async fn write(

@@ -9,7 +9,7 @@ use meshwright_kubernetes::{
 };
 use meshwright_model::plan::{WorkloadKind, WorkloadRef};
 use meshwright_model::problem::ProblemCode;
-use meshwright_rollout::ports::{ClusterError, MeshClusters, Usage};
+use meshwright_rollout::ports::{ClusterError, MeshClusters, RevisionUsers, UserSearch};
 use serde_json::{Value, json};
 
 use crate::fake::{Answer, FakeCluster, within};
@@ -35,7 +35,7 @@ async fn slow() -> FakeCluster {
     FakeCluster::start(|asked, _| Answer::Late(SLOW, answer(asked))).await
 }
 
-fn clusters(hosting: &FakeCluster, members: &[FakeCluster]) -> KubernetesMesh {
+pub(crate) fn clusters(hosting: &FakeCluster, members: &[FakeCluster]) -> KubernetesMesh {
     let opened = |cluster: &FakeCluster, name: &str| {
         let credential = cluster.credential(&format!("https://{}", cluster.address), "t");
         let client = ClusterClient::open(name, &credential, &within(ResponseLimits::default()))
@@ -104,11 +104,16 @@ async fn an_observation_reads_each_member_once_and_all_of_them_side_by_side() {
 #[tokio::test]
 async fn a_look_for_users_of_a_revision_reads_each_member_once() {
     let (hosting, members) = (slow().await, [slow().await, slow().await]);
-    let usage = clusters(&hosting, &members)
-        .check_usage(&"1-25-1".parse().expect("a name"), &[])
+    let search = UserSearch {
+        revision: &"1-25-1".parse().expect("a name"),
+        left_behind: &[],
+        own_tags: true,
+    };
+    let found = clusters(&hosting, &members)
+        .list_users(&search)
         .await
         .expect("an answer");
-    assert_eq!(usage, Usage::Unused);
+    assert_eq!(found, RevisionUsers::default());
     assert_eq!(
         hosting.asked().len(),
         1,
@@ -124,8 +129,9 @@ async fn a_look_for_users_of_a_revision_reads_each_member_once() {
         assert_eq!(pods, 1, "{asked:#?}");
         assert_eq!(
             asked.len(),
-            22,
-            "four lists, one webhook, namespaces, tags and 15 kinds with labels: {asked:#?}"
+            25,
+            "four lists, three more kinds of templates, one webhook, namespaces, tags and 15 kinds \
+             with labels: {asked:#?}"
         );
     }
 }

@@ -4,3 +4,5 @@ mod connects;
 mod fake;
 mod hostile;
 mod looks;
+mod next_pods;
+mod users;

@@ -73,6 +73,7 @@ fn member(cluster: &str, current: &str) -> MemberObservation {
         labels: data_plane::parse_labels(label),
         workloads: vec![workload(name, &["1.25.1.1", "1.25.1.1"])],
         unreachable: Vec::new(),
+        of_mesh: false,
     };
     MemberObservation {
         member: name(cluster),

@@ -5,6 +5,7 @@ use meshwright_model::injection::{Injection, Injector, NamespaceLabels, PodLabel
 use meshwright_model::plan::{Sidecar, Target, WorkloadRef};
 use meshwright_model::version::RevisionName;
 use meshwright_rollout::plan::data_plane::parse_labels;
+use meshwright_rollout::ports::NextPod;
 
 use super::{State, proxy_image};
 
@@ -88,14 +89,12 @@ impl State {
     /// Replaces this many pods. If the new pods are refused, the old ones stay, as in a rolling
     /// update.
     pub(super) fn create_pods(&mut self, key: &(Name, WorkloadRef), count: usize) {
-        let labels = self.namespace_labels(&key.0, &key.1.namespace);
-        let Some(workload) = self.workloads.get(key) else {
-            return;
+        let carried = match self.next_pod(&key.0, &key.1) {
+            Some(NextPod::Injected(sidecar)) => Some(sidecar),
+            Some(NextPod::NotInjected) => None,
+            Some(NextPod::Refused(_)) | None => return,
         };
-        let Ok(carried) = self.inject_pod(&key.0, &labels, &workload.template.clone()) else {
-            return;
-        };
-        let workload = self.workloads.get_mut(key).expect("looked up above");
+        let workload = self.workloads.get_mut(key).expect("admission knows it");
         let total = workload.pods.len();
         workload.pods.rotate_left(count.min(total));
         workload.pods[total - count.min(total)..].fill(carried);

@@ -1,5 +1,6 @@
 //! Implements the trait `MeshClusters` of `rollout` for the fake clusters.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -13,14 +14,13 @@ use meshwright_model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
 use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::RevisionName;
 use meshwright_rollout::ports::{
-    ClusterError, Deadline, Fence, FencingToken, LivePod, MeshClusters, ObjectVersion, Observed,
-    ObservedWorkload, Readiness, Usage,
+    ClusterError, Deadline, Fence, FencingToken, LivePod, MeshClusters, NextPod, ObjectVersion,
+    Observed, ObservedWorkload, Readiness, RevisionUsers, UserSearch,
 };
 
 use super::bundle::is_bundle;
 use super::{
-    Cut, FakeClusters, RolloutBehaviour, State, Workload, is_deleted_without_value,
-    permission_error,
+    Cut, FakeClusters, RolloutBehaviour, State, is_deleted_without_value, permission_error,
 };
 
 #[async_trait]
@@ -179,6 +179,20 @@ impl MeshClusters for FakeClusters {
         )
     }
 
+    async fn ask_next_pods(
+        &self,
+        member: &Name,
+        workloads: &[WorkloadRef],
+    ) -> Result<BTreeMap<WorkloadRef, NextPod>, ClusterError> {
+        self.delay_call().await;
+        let state = self.lock();
+        state.check_reachable(Some(member))?;
+        let asked = workloads
+            .iter()
+            .filter_map(|workload| Some((workload.clone(), state.next_pod(member, workload)?)));
+        Ok(asked.collect())
+    }
+
     async fn accepts_probes(&self, member: &Name) -> Result<bool, ClusterError> {
         self.delay_call().await;
         let state = self.lock();
@@ -203,41 +217,9 @@ impl MeshClusters for FakeClusters {
         })
     }
 
-    async fn check_usage(
-        &self,
-        revision: &RevisionName,
-        left_behind: &[Name],
-    ) -> Result<Usage, ClusterError> {
+    async fn list_users(&self, search: &UserSearch<'_>) -> Result<RevisionUsers, ClusterError> {
         self.delay_call().await;
-        let state = self.lock();
-        let asked = |member: &&Name| !left_behind.contains(member);
-        if let Some(silent) = state
-            .members
-            .iter()
-            .filter(asked)
-            .find(|member| state.unreachable.contains(*member))
-        {
-            return Ok(Usage::Unknown(vec![silent.to_string()]));
-        }
-        let carrying = |workload: &&Workload| {
-            workload
-                .pods
-                .iter()
-                .flatten()
-                .any(|sidecar| sidecar.revision == *revision)
-        };
-        let mut users: Vec<String> = state
-            .workloads
-            .iter()
-            .filter(|((member, _), known)| asked(&member) && carrying(known))
-            .map(|((_, workload), _)| workload.to_string())
-            .collect();
-        users.extend(state.pinned.clone());
-        Ok(if users.is_empty() {
-            Usage::Unused
-        } else {
-            Usage::InUse(users)
-        })
+        self.lock().find_users(search)
     }
 
     async fn list_pinned_resources(
@@ -272,6 +254,7 @@ impl MeshClusters for FakeClusters {
                         stuck: None,
                     }],
                     unreachable: Vec::new(),
+                    of_mesh: false,
                 });
             survey.members.push(MemberObservation {
                 member: member.clone(),

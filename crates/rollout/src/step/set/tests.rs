@@ -1,6 +1,6 @@
 //! Checks which value a step captures from a target that is not at its start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use meshwright_model::Name;
@@ -16,7 +16,8 @@ use super::super::undo;
 use super::*;
 use crate::plan::ControlPlane;
 use crate::ports::{
-    Fence, FencingToken, ObjectVersion, Observed, ObservedWorkload, TeardownInspection, Usage,
+    Fence, FencingToken, NextPod, ObjectVersion, Observed, ObservedWorkload, RevisionUsers,
+    TeardownInspection, UserSearch,
 };
 
 /// Clusters in which every target has this value and names a former address. All other calls fail.
@@ -110,7 +111,15 @@ impl MeshClusters for FormerAddress {
         not_asked()
     }
 
-    async fn check_usage(&self, _: &RevisionName, _: &[Name]) -> Result<Usage, ClusterError> {
+    async fn list_users(&self, _: &UserSearch<'_>) -> Result<RevisionUsers, ClusterError> {
+        not_asked()
+    }
+
+    async fn ask_next_pods(
+        &self,
+        _: &Name,
+        _: &[WorkloadRef],
+    ) -> Result<BTreeMap<WorkloadRef, NextPod>, ClusterError> {
         not_asked()
     }
 
