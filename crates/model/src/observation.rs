@@ -133,7 +133,8 @@ pub struct MemberObservation {
     pub member: Name,
     /// Version of Kubernetes, major and minor.
     pub kubernetes: (u32, u32),
-    /// Namespaces of the cluster, except for its own and the mesh's.
+    /// Namespaces of the cluster, except for its own. The mesh's own namespace is listed if it has
+    /// workloads or pods in the mesh.
     pub namespaces: Vec<NamespaceObservation>,
     /// Injection webhooks that exist in the cluster.
     pub injectors: Vec<Injector>,

@@ -28,7 +28,8 @@ pub struct DataPlane {
     /// Namespaces of all member clusters, except the namespaces of Kubernetes itself and of the
     /// mesh.
     pub namespaces: Vec<NamespaceView>,
-    /// Workloads of these namespaces that own pods.
+    /// Workloads of these namespaces that own pods, and those of the mesh's own namespace that are
+    /// in the mesh, such as gateways.
     pub workloads: Vec<WorkloadView>,
     /// Proxies that are connected to a control plane of the mesh.
     pub proxies: Vec<ProxyView>,

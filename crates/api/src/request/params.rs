@@ -53,8 +53,9 @@ pub(crate) fn known_value<T: ClosedSet>(
         .ok_or_else(|| FieldError::new(pointer, message))
 }
 
-/// Checks that the cluster is a member of the mesh and that the namespace has a valid name. The
-/// name becomes a part of paths in the member's API, so an unchecked name could change the path.
+/// Checks that the cluster is a member of the mesh, and that the namespace has a valid name and is
+/// not the mesh's own. The name becomes a part of paths in the member's API, so an unchecked name
+/// could change the path.
 pub(crate) fn require_member_namespace(
     mesh: &Mesh,
     cluster: &str,
@@ -65,6 +66,13 @@ pub(crate) fn require_member_namespace(
         return Err(ApiError::invalid_field(
             &format!("{at}/cluster"),
             "it is not a member of the mesh",
+        ));
+    }
+    // Gateways in the mesh's own namespace ask for their sidecar themselves.
+    if namespace == mesh.namespace() {
+        return Err(ApiError::invalid_field(
+            &format!("{at}/namespace"),
+            "it is the mesh's own namespace, which gets no injection label",
         ));
     }
     let named: std::result::Result<Name, _> = namespace.parse();

@@ -92,7 +92,8 @@ impl KubernetesMesh {
         Ok((survey, pods))
     }
 
-    /// Observes the namespaces of a member, except those of Kubernetes and of the mesh itself.
+    /// Observes the namespaces of a member, except those of Kubernetes. The mesh's own namespace is
+    /// one of them if it has workloads or pods in the mesh.
     fn observe_namespaces(
         &self,
         listed: &[Value],
@@ -101,7 +102,7 @@ impl KubernetesMesh {
         let mut namespaces: BTreeMap<String, NamespaceObservation> = listed
             .iter()
             .filter_map(|object| Some((text_at(object, "/metadata/name")?, object)))
-            .filter(|(name, _)| *name != self.namespace() && !SYSTEM_NAMESPACES.contains(name))
+            .filter(|(name, _)| !SYSTEM_NAMESPACES.contains(name))
             .map(|(name, object)| {
                 let labels = namespace_labels(object);
                 (
@@ -111,16 +112,17 @@ impl KubernetesMesh {
                         labels,
                         workloads: Vec::new(),
                         unreachable: Vec::new(),
-                        of_mesh: false,
+                        of_mesh: name == self.namespace(),
                     },
                 )
             })
             .collect();
         for record in snapshot.workloads.values() {
             if let Some(namespace) = namespaces.get_mut(&record.workload.namespace) {
-                namespace
-                    .workloads
-                    .push(workload_observation(record, snapshot));
+                let workload = workload_observation(record, snapshot);
+                if !namespace.of_mesh || is_in_mesh(&workload) {
+                    namespace.workloads.push(workload);
+                }
             }
         }
         for pod in snapshot.unowned_pods().filter(|pod| pod.sidecar.is_some()) {
@@ -128,8 +130,22 @@ impl KubernetesMesh {
                 namespace.unreachable.push(pod.name.clone());
             }
         }
-        namespaces.into_values().collect()
+        let empty = |namespace: &NamespaceObservation| {
+            namespace.workloads.is_empty() && namespace.unreachable.is_empty()
+        };
+        namespaces
+            .into_values()
+            .filter(|namespace| !namespace.of_mesh || !empty(namespace))
+            .collect()
     }
+}
+
+/// Returns whether a workload of the mesh's own namespace is in the mesh: a pod of it has a
+/// sidecar, or its pod template asks for one.
+fn is_in_mesh(workload: &WorkloadObservation) -> bool {
+    let asks =
+        workload.template.rev.is_some() || workload.template.inject.as_deref() == Some("true");
+    asks || workload.live.iter().any(Option::is_some)
 }
 
 fn workload_observation(record: &WorkloadRecord, snapshot: &Snapshot) -> WorkloadObservation {

@@ -137,6 +137,40 @@ async fn a_look_for_users_of_a_revision_reads_each_member_once() {
 }
 
 #[tokio::test]
+async fn the_namespace_of_the_mesh_is_observed_only_with_workloads_in_the_mesh() {
+    let observed = |labels: Value| async move {
+        let hosting = slow().await;
+        let member = FakeCluster::start(move |asked, _| {
+            let path = asked.split_whitespace().nth(1).unwrap_or_default();
+            let items = if path.starts_with("/apis/apps/v1/deployments") {
+                let template = json!({ "metadata": { "labels": labels } });
+                let named = json!({ "namespace": "mesh-a", "name": "edge" });
+                json!([{ "metadata": named, "spec": { "template": template } }])
+            } else if path.starts_with("/api/v1/namespaces") {
+                json!([{ "metadata": { "name": "mesh-a" } }, { "metadata": { "name": "shop" } }])
+            } else {
+                json!([])
+            };
+            Answer::Json(200, json!({ "items": items }))
+        })
+        .await;
+        let survey = clusters(&hosting, &[member]).observe_mesh().await;
+        let mut survey = survey.expect("a survey");
+        let namespaces = survey.members.remove(0).namespaces;
+        let seen = namespaces
+            .iter()
+            .map(|known| (known.name.clone(), known.of_mesh, known.workloads.len()));
+        seen.collect::<Vec<_>>()
+    };
+    let shop = ("shop".to_owned(), false, 0);
+    assert_eq!(
+        observed(json!({ "sidecar.istio.io/inject": "true" })).await,
+        [("mesh-a".to_owned(), true, 1), shop.clone()]
+    );
+    assert_eq!(observed(json!({})).await, [shop]);
+}
+
+#[tokio::test]
 async fn watches_end_with_the_world_that_opened_them() {
     let hosting = slow().await;
     let member = FakeCluster::start(|asked, _| match asked {

@@ -53,8 +53,12 @@ pub fn collect_findings(layout: &MeshTopology, evidence: &PrecheckInput) -> Vec<
                 .map(|name| foreign_istio_finding(member, name)),
         );
         for namespace in &member.namespaces {
-            found.extend(namespace_finding(member, namespace));
-            found.extend(label_finding(layout, member, namespace));
+            // Pods in the mesh's own namespace ask for a sidecar themselves, and no upgrade touches
+            // its labels.
+            if !namespace.of_mesh {
+                found.extend(namespace_finding(member, namespace));
+                found.extend(label_finding(layout, member, namespace));
+            }
             found.extend(
                 namespace
                     .workloads

@@ -55,7 +55,8 @@ fn injecting_revision(injection: &Injection) -> Option<String> {
     }
 }
 
-/// Converts the namespaces of a member, each with its injection label and conflicts.
+/// Converts the namespaces of a member, each with its injection label and conflicts. Labels of the
+/// mesh's own namespace have no meaning, so it is left out.
 fn namespace_views(member: &MemberObservation) -> Vec<NamespaceView> {
     let view = |namespace: &meshwright_model::observation::NamespaceObservation| {
         let labels = &namespace.labels;
@@ -77,7 +78,11 @@ fn namespace_views(member: &MemberObservation) -> Vec<NamespaceView> {
             conflict: injection_conflict(labels, &injection).map(Into::into),
         }
     };
-    member.namespaces.iter().map(view).collect()
+    let namespaces = member.namespaces.iter();
+    namespaces
+        .filter(|namespace| !namespace.of_mesh)
+        .map(view)
+        .collect()
 }
 
 /// Converts the workloads of a member, each with the sidecars of its live pods and whether a
