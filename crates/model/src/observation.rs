@@ -203,6 +203,8 @@ pub enum RestartBlocker {
     Paused,
     /// The update strategy is `OnDelete`.
     OnDelete,
+    /// The `StatefulSet` has a partition: its pods with a lower ordinal keep the old template.
+    Partition,
     /// The Gateway API controller owns the workload, which restarts by itself when its tag moves.
     SelfRolling,
     /// Another controller owns the workload and would revert the template.
@@ -212,6 +214,7 @@ pub enum RestartBlocker {
 closed_set!(RestartBlocker {
     Paused = "paused",
     OnDelete = "on_delete",
+    Partition = "partition",
     SelfRolling = "self_rolling",
     Owned = "owned",
 });

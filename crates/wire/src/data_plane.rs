@@ -92,9 +92,10 @@ pub struct WorkloadView {
     #[serde(default)]
     pub images: Vec<String>,
     /// Reason why a restart by Meshwright does not reach the pods: `paused` (the Deployment is
-    /// paused), `on_delete` (its update strategy is `OnDelete`), `self_rolling` (the Gateway API
-    /// controller owns it and restarts it when its tag moves) or `owned` (another controller owns
-    /// it and would revert the change); null if a restart works.
+    /// paused), `on_delete` (its update strategy is `OnDelete`), `partition` (a partition of the
+    /// `StatefulSet` keeps some of its pods), `self_rolling` (the Gateway API controller owns it
+    /// and restarts it when its tag moves) or `owned` (another controller owns it and would revert
+    /// the change); null if a restart works.
     #[schema(inline)]
     pub stuck: Option<RestartBlocker>,
 }

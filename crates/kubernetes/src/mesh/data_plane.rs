@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshwright_model::plan::{WorkloadKind, WorkloadRef};
-use meshwright_rollout::ports::{ClusterError, LivePod, ObservedWorkload};
+use meshwright_rollout::ports::{ClusterError, LivePod, ObservedWorkload, Readiness};
 
 use super::MemberCluster;
 use super::records::{PodRecord, WorkloadRecord};
@@ -116,7 +116,26 @@ impl Snapshot {
                     terminating: pod.terminating || pod.stamp != record.stamp,
                 })
                 .collect(),
-            rollout: record.rolled.clone(),
+            rollout: self.explain_rollout(record),
         })
+    }
+
+    /// Returns the state of a workload's rollout. If it is not complete and Kubernetes gives a
+    /// reason why one of the new pods does not run, this pod and the reason are named.
+    fn explain_rollout(&self, record: &WorkloadRecord) -> Readiness {
+        let reason = self
+            .live_pods(&record.workload)
+            .filter(|pod| !pod.terminating && pod.stamp == record.stamp)
+            .find_map(|pod| Some(format!("{}: {}", pod.name, pod.waiting_reason.as_ref()?)));
+        match (record.rolled.clone(), reason) {
+            (Readiness::Pending(missing), Some(reason)) => {
+                Readiness::Pending(format!("{missing}; {reason}"))
+            }
+            (Readiness::Failing(mut problem), Some(reason)) => {
+                problem.message = format!("{} {reason}.", problem.message);
+                Readiness::Failing(problem)
+            }
+            (rolled, _) => rolled,
+        }
     }
 }

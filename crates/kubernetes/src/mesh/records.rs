@@ -10,7 +10,9 @@ use meshwright_rollout::ports::{ObjectVersion, Readiness};
 use serde_json::Value;
 
 use super::{number_at, object_version, text_at};
+use crate::client::{explain_message, is_plain_name};
 use crate::labels::RESTART_ANNOTATION;
+use crate::object_fields::has_controller;
 use crate::probe::injected_sidecar;
 
 /// Fields of a workload as its cluster shows it.
@@ -39,6 +41,8 @@ pub(super) struct PodRecord {
     pub(super) stamp: Option<String>,
     /// Whether the pod is being deleted.
     pub(super) terminating: bool,
+    /// Kubernetes' reason why the pod does not run, such as `ImagePullBackOff`.
+    pub(super) waiting_reason: Option<String>,
 }
 
 impl WorkloadRecord {
@@ -83,6 +87,7 @@ impl PodRecord {
                 .as_str()
                 .map(str::to_owned),
             terminating: object["metadata"].get("deletionTimestamp").is_some(),
+            waiting_reason: waiting_reason(object),
         }
     }
 
@@ -137,54 +142,72 @@ fn restart_blocker_of(kind: WorkloadKind, object: &Value) -> Option<RestartBlock
     {
         return Some(RestartBlocker::SelfRolling);
     }
-    let owned = object
-        .pointer("/metadata/ownerReferences")
-        .and_then(Value::as_array);
-    if owned.is_some_and(|owners| owners.iter().any(|owner| owner["controller"] == true)) {
+    if has_controller(object) {
         return Some(RestartBlocker::Owned);
     }
+    let on_delete = object["spec"]["updateStrategy"]["type"] == "OnDelete";
     match kind {
         WorkloadKind::Deployment => {
             (object["spec"]["paused"] == true).then_some(RestartBlocker::Paused)
         }
-        WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
-            (object["spec"]["updateStrategy"]["type"] == "OnDelete")
-                .then_some(RestartBlocker::OnDelete)
+        WorkloadKind::StatefulSet | WorkloadKind::DaemonSet if on_delete => {
+            Some(RestartBlocker::OnDelete)
         }
+        WorkloadKind::StatefulSet => {
+            keeps_old_ordinals(object).then_some(RestartBlocker::Partition)
+        }
+        WorkloadKind::DaemonSet => None,
     }
 }
 
-/// Returns whether all pods run the newest template, by the rules of `kubectl rollout status`.
+/// Returns whether a `StatefulSet` keeps pods of the old template: those whose ordinal is below the
+/// partition of its rolling update.
+fn keeps_old_ordinals(object: &Value) -> bool {
+    number_at(object, "/spec/updateStrategy/rollingUpdate/partition")
+        > number_at(object, "/spec/ordinals/start")
+        && wanted_replicas(object) > 0
+}
+
+/// Returns the number of pods that a Deployment or `StatefulSet` asks for.
+fn wanted_replicas(object: &Value) -> i64 {
+    let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64);
+    replicas.unwrap_or(1)
+}
+
+/// Returns whether all pods run the newest template, by the rules of `kubectl rollout status`. A
+/// reason that Kubernetes gives for standing still follows the numbers.
 fn rollout_readiness(workload: &WorkloadRef, object: &Value) -> Readiness {
     if number_at(object, "/status/observedGeneration") < number_at(object, "/metadata/generation") {
         return Readiness::Pending("its controller has not seen the change yet".into());
     }
+    let failure = replica_failure(object);
+    if has_exceeded_deadline(object) {
+        return Readiness::Failing(deadline_problem(workload, failure));
+    }
+    match (missing_pods(workload.kind, object), failure) {
+        (None, _) => Readiness::Ready,
+        (Some(missing), None) => Readiness::Pending(missing),
+        (Some(missing), Some(failure)) => Readiness::Pending(format!("{missing}; {failure}")),
+    }
+}
+
+/// Returns what is missing until all pods run the newest template, as text for people.
+fn missing_pods(kind: WorkloadKind, object: &Value) -> Option<String> {
     let status = |field: &str| number_at(object, &format!("/status/{field}"));
-    let (wanted, updated, ready) = match workload.kind {
+    let (wanted, updated, ready) = match kind {
         WorkloadKind::Deployment => {
-            if let Some(problem) = deadline_problem(workload, object) {
-                return Readiness::Failing(problem);
-            }
-            if status("replicas") > status("updatedReplicas") {
-                return Readiness::Pending(format!(
-                    "{} old pods are still there",
-                    status("replicas") - status("updatedReplicas")
-                ));
+            let old = status("replicas") - status("updatedReplicas");
+            if old > 0 {
+                return Some(format!("{old} old pods are still there"));
             }
             (
-                object
-                    .pointer("/spec/replicas")
-                    .and_then(Value::as_i64)
-                    .unwrap_or(1),
+                wanted_replicas(object),
                 status("updatedReplicas"),
                 status("availableReplicas"),
             )
         }
         WorkloadKind::StatefulSet => (
-            object
-                .pointer("/spec/replicas")
-                .and_then(Value::as_i64)
-                .unwrap_or(1),
+            wanted_replicas(object),
             status("updatedReplicas"),
             status("readyReplicas"),
         ),
@@ -194,24 +217,67 @@ fn rollout_readiness(workload: &WorkloadRef, object: &Value) -> Readiness {
             status("numberAvailable"),
         ),
     };
-    if updated >= wanted && ready >= wanted {
-        return Readiness::Ready;
-    }
-    Readiness::Pending(format!(
-        "{updated} of {wanted} pods are new, {ready} are ready"
-    ))
+    (updated < wanted || ready < wanted)
+        .then(|| format!("{updated} of {wanted} pods are new, {ready} are ready"))
 }
 
-/// Returns a problem if Kubernetes has given a Deployment up after its `progressDeadlineSeconds`.
-fn deadline_problem(workload: &WorkloadRef, object: &Value) -> Option<Problem> {
-    let conditions = object.pointer("/status/conditions")?.as_array()?;
-    conditions.iter().find(|condition| {
-        condition["type"] == "Progressing" && condition["reason"] == "ProgressDeadlineExceeded"
-    })?;
-    let hint = "Look at the workload's pods; retry when they can become ready, or roll back.";
-    Some(Problem::new(
-        ProblemCode::WorkloadNotReady,
-        format!("{workload} exceeded its progress deadline."),
-        hint,
-    ))
+/// Returns why the controller of a workload cannot create or delete pods: Kubernetes' own reason,
+/// with the cause in our words if its message has a known form.
+fn replica_failure(object: &Value) -> Option<String> {
+    let failure = conditions(object)
+        .find(|condition| condition["type"] == "ReplicaFailure" && condition["status"] == "True")?;
+    let reason = failure["reason"]
+        .as_str()
+        .filter(|reason| is_plain_name(reason))
+        .unwrap_or("ReplicaFailure");
+    let cause = failure["message"].as_str().and_then(explain_message);
+    Some(match cause {
+        Some(cause) => format!("{reason}: {cause}"),
+        None => reason.to_owned(),
+    })
 }
+
+/// Returns whether Kubernetes has given a Deployment up after its `progressDeadlineSeconds`.
+fn has_exceeded_deadline(object: &Value) -> bool {
+    conditions(object).any(|condition| {
+        condition["type"] == "Progressing" && condition["reason"] == "ProgressDeadlineExceeded"
+    })
+}
+
+/// Builds the problem of a Deployment that Kubernetes has given up.
+fn deadline_problem(workload: &WorkloadRef, failure: Option<String>) -> Problem {
+    let failure = failure.map_or_else(String::new, |failure| format!(" ({failure})"));
+    Problem::new(
+        ProblemCode::WorkloadNotReady,
+        format!("{workload} exceeded its progress deadline{failure}."),
+        "Look at the workload's pods; retry when they can become ready, or roll back.",
+    )
+}
+
+/// Returns Kubernetes' reason why a pod does not run: it has no node, or a container waits for
+/// something other than its start.
+fn waiting_reason(pod: &Value) -> Option<String> {
+    /// Reasons of every start.
+    const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+    let unscheduled = conditions(pod)
+        .filter(|condition| condition["type"] == "PodScheduled" && condition["status"] == "False")
+        .filter_map(|condition| condition["reason"].as_str());
+    let waiting = ["initContainerStatuses", "containerStatuses"]
+        .into_iter()
+        .filter_map(|list| pod["status"][list].as_array())
+        .flatten()
+        .filter_map(|container| text_at(container, "/state/waiting/reason"))
+        .filter(|reason| !STARTING.contains(reason));
+    unscheduled
+        .chain(waiting)
+        .find(|reason| is_plain_name(reason))
+        .map(str::to_owned)
+}
+
+fn conditions(object: &Value) -> impl Iterator<Item = &Value> {
+    let conditions = object.pointer("/status/conditions");
+    conditions.and_then(Value::as_array).into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests;

@@ -226,6 +226,9 @@ fn workload_finding(
         RestartBlocker::OnDelete => {
             "The update strategy is OnDelete: a restart would not move its pods."
         }
+        RestartBlocker::Partition => {
+            "A partition of the StatefulSet keeps some of its pods: a restart would not move these."
+        }
         RestartBlocker::SelfRolling => "Its Gateway rolls it by itself the moment the tag moves.",
         RestartBlocker::Owned => "Another controller owns it and would take a restart back.",
     };
