@@ -36,6 +36,7 @@ pub(crate) async fn run_operation_command(
         OperationCommand::Pause(it) => post_operation_verb(client, format, "pause", it).await,
         OperationCommand::Resume(it) => post_operation_verb(client, format, "resume", it).await,
         OperationCommand::Retry(it) => post_operation_verb(client, format, "retry", it).await,
+        OperationCommand::Skip(it) => post_operation_verb(client, format, "skip", it).await,
         OperationCommand::Cancel(it) => post_operation_verb(client, format, "cancel", it).await,
     }
 }

@@ -39,6 +39,7 @@ pub(crate) async fn run_upgrade_command(
         UpgradeCommand::Cancel(it) => post_verb(client, format, "cancel", it).await,
         UpgradeCommand::Acknowledge(it) => post_verb(client, format, "acknowledge", it).await,
         UpgradeCommand::Retry(it) => post_verb(client, format, "retry", it).await,
+        UpgradeCommand::Skip(it) => post_verb(client, format, "skip", it).await,
         UpgradeCommand::Promote(it) => post_confirmed_verb(client, format, "promote", it).await,
         UpgradeCommand::Pause(it) => post_verb(client, format, "pause", it).await,
         UpgradeCommand::Resume(it) => post_verb(client, format, "resume", it).await,

@@ -39,9 +39,17 @@ impl StepPrinter {
                     let mark = match step.state.known() {
                         Some(operation::StepState::Done) => "✓",
                         Some(operation::StepState::Failed) => "✗",
+                        Some(operation::StepState::Excluded | operation::StepState::Skipped) => "–",
                         _ => "…",
                     };
-                    eprint_line(&format!("  {mark} [{}] {}", operation.kind, step.title));
+                    let reason = step
+                        .problem
+                        .as_ref()
+                        .map_or(String::new(), |problem| format!(": {}", problem.message));
+                    eprint_line(&format!(
+                        "  {mark} [{}] {}{reason}",
+                        operation.kind, step.title
+                    ));
                     self.shown.insert(key, step.state.clone());
                 }
             }

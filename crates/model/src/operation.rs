@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 use crate::problem::ProblemCode;
 use crate::{OpenEnum, closed_set};
 
+mod progress;
+
+pub use progress::{Progress, StepEvent, StepState};
+
 /// Kind of an operation. The written form is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -225,6 +229,11 @@ impl Problem {
         self.code.known().is_some_and(is_cluster_lost_code)
     }
 
+    /// Returns true for a roll-out that restarted all workloads except those that the problem names.
+    pub fn is_partial_rollout(&self) -> bool {
+        self.code.known() == Some(ProblemCode::RolloutPartial)
+    }
+
     /// Returns the problem with a hint that does not advise a rollback, for an operation that has
     /// none.
     #[must_use]
@@ -294,6 +303,8 @@ pub enum Signal {
     Retry,
     /// End the operation without finishing it.
     Cancel,
+    /// Go on without the workloads that could not be restarted.
+    Skip,
 }
 
 closed_set!(Signal {
@@ -301,98 +312,8 @@ closed_set!(Signal {
     Resume = "resume",
     Retry = "retry",
     Cancel = "cancel",
+    Skip = "skip",
 });
-
-/// Event of a step, in the order of recording. Events are only ever added.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "fact", rename_all = "snake_case")]
-pub enum StepEvent {
-    /// Recorded before the first write of the step. It holds the value found in the cluster, which
-    /// an undo restores. If the step is started more than once, the first capture counts.
-    Started {
-        /// Value of the target that was found; `None` if it was absent.
-        capture: Option<String>,
-    },
-    /// A check saw the goal of the step.
-    Done,
-    /// The step cannot go on by itself.
-    Failed {
-        /// Reason for the failure, with a hint for the user.
-        problem: Problem,
-    },
-    /// A person asked to try again after a failure.
-    Retried,
-}
-
-/// Name of a step's state, which [`Progress::state`] computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StepState {
-    /// The step has written nothing yet.
-    Pending,
-    /// The step has recorded its capture, so its write may have been made.
-    Started,
-    /// A check saw the goal of the step.
-    Done,
-    /// The step cannot go on by itself.
-    Failed,
-}
-
-closed_set!(StepState {
-    Pending = "pending",
-    Started = "started",
-    Done = "done",
-    Failed = "failed",
-});
-
-/// Progress of one step, computed from its events.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// First capture; the outer `None` means that the step was not started, the inner `None` that
-    /// the target was absent.
-    pub capture: Option<Option<String>>,
-    /// True once a check saw the goal.
-    pub done: bool,
-    /// Problem that stops the step; `None` after a retry or after the end.
-    pub failed: Option<Problem>,
-    /// Number of times that a person asked to try again; part of the restart stamp.
-    pub attempt: u32,
-}
-
-impl Progress {
-    /// Applies one more event.
-    pub fn apply_event(&mut self, fact: &StepEvent) {
-        match fact {
-            StepEvent::Started { capture } => {
-                self.capture.get_or_insert_with(|| capture.clone());
-            }
-            StepEvent::Done => {
-                self.done = true;
-                self.failed = None;
-            }
-            StepEvent::Failed { problem } => self.failed = Some(problem.clone()),
-            StepEvent::Retried => {
-                self.failed = None;
-                self.attempt += 1;
-            }
-        }
-    }
-
-    /// Returns the state of the step.
-    pub fn state(&self) -> StepState {
-        match (self.done, self.failed.is_some(), self.is_started()) {
-            (true, ..) => StepState::Done,
-            (_, true, _) => StepState::Failed,
-            (_, _, true) => StepState::Started,
-            _ => StepState::Pending,
-        }
-    }
-
-    /// Returns true once the step has recorded its capture. From then on, its write may have been
-    /// made.
-    pub fn is_started(&self) -> bool {
-        self.capture.is_some()
-    }
-}
 
 #[cfg(test)]
 mod tests;

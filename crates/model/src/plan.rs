@@ -143,6 +143,22 @@ pub enum Step {
         /// Stamp that is written on the pod template to replace the pods.
         stamp: Stamp,
     },
+    /// Replaces pods until none is left that has to be replaced. The step looks again and again, and
+    /// adds a [`Step::Restart`] to its wave for each workload that it finds, because pods come and
+    /// go while the roll-out runs.
+    Converge {
+        /// Pods of which none may be left at the end; `None` if there are no such pods.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        off: Option<FormerPods>,
+        /// True if every pod is replaced that differs from the pod that its workload would create
+        /// now: without a sidecar, of another revision, or with another proxy image.
+        outdated: bool,
+        /// Namespaces whose workloads are restarted, each with its member; `None` for all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        namespaces: Option<Vec<(Name, String)>>,
+        /// Number of workloads whose restart may fail before no further restart begins; at least 1.
+        max_failures: usize,
+    },
     /// Proves by a dry run of admission that a revision injects pods with a label value.
     Probe {
         /// Member cluster in which the dry run is made.
@@ -167,6 +183,10 @@ pub enum Step {
         /// them may answer, and none of their proxies may be connected.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         left_behind: Vec<Name>,
+        /// True if a tag of the mesh that points to the revision counts as a use. The deletion of a
+        /// mesh removes its tags in a later step, so they do not count there.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        own_tags: bool,
     },
     /// Waits until a look at a member finds no object of the mesh.
     AwaitGone {
@@ -188,6 +208,37 @@ pub struct Sidecar {
     pub revision: RevisionName,
     /// Image of the proxy container.
     pub image: String,
+}
+
+/// Pods that an operation replaces, by the sidecar that they carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormerPods {
+    /// Revision that injected the pods.
+    pub revision: RevisionName,
+    /// Image of their proxies; `None` for any image. In place, the image tells the pods of one
+    /// release from those of the other, because both have one revision name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+}
+
+impl FormerPods {
+    /// Returns true if a pod with this sidecar is one of the pods.
+    pub fn include(&self, sidecar: &Sidecar) -> bool {
+        sidecar.revision == self.revision
+            && self
+                .image
+                .as_ref()
+                .is_none_or(|image| *image == sidecar.image)
+    }
+}
+
+impl std::fmt::Display for FormerPods {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.image {
+            Some(image) => write!(f, "{} with {image}", self.revision),
+            None => write!(f, "{}", self.revision),
+        }
+    }
 }
 
 /// Restart stamp, the annotation that a restart writes on the pod template.
@@ -289,7 +340,7 @@ impl Step {
             | Self::Probe { member, .. }
             | Self::AwaitGone { member }
             | Self::LeaveBehind { member } => Some(member),
-            Self::AwaitReady { .. } | Self::AwaitUnused { .. } => None,
+            Self::Converge { .. } | Self::AwaitReady { .. } | Self::AwaitUnused { .. } => None,
         }
     }
 
@@ -303,7 +354,8 @@ impl Step {
                 member: member.clone(),
                 workload: workload.clone(),
             }),
-            Self::Probe { .. }
+            Self::Converge { .. }
+            | Self::Probe { .. }
             | Self::AwaitReady { .. }
             | Self::AwaitUnused { .. }
             | Self::AwaitGone { .. }

@@ -136,6 +136,8 @@ pub enum ProblemCode {
     NameTaken,
     /// See the section `namespace_not_found` of `docs/problems.md`.
     NamespaceNotFound,
+    /// See the section `next_pod_refused` of `docs/problems.md`.
+    NextPodRefused,
     /// See the section `no_hosting_cluster` of `docs/problems.md`.
     NoHostingCluster,
     /// See the section `no_members` of `docs/problems.md`.
@@ -150,6 +152,8 @@ pub enum ProblemCode {
     NotAMember,
     /// See the section `not_found` of `docs/problems.md`.
     NotFound,
+    /// See the section `not_injected` of `docs/problems.md`.
+    NotInjected,
     /// See the section `not_json` of `docs/problems.md`.
     NotJson,
     /// See the section `operation_ended` of `docs/problems.md`.
@@ -196,6 +200,8 @@ pub enum ProblemCode {
     RevisionNameTaken,
     /// See the section `role_missing` of `docs/problems.md`.
     RoleMissing,
+    /// See the section `rollout_partial` of `docs/problems.md`.
+    RolloutPartial,
     /// See the section `rotation_under_way` of `docs/problems.md`.
     RotationUnderWay,
     /// See the section `secrets_erased` of `docs/problems.md`.
@@ -313,6 +319,7 @@ closed_set!(ProblemCode {
     MovedOn = "moved_on",
     NameTaken = "name_taken",
     NamespaceNotFound = "namespace_not_found",
+    NextPodRefused = "next_pod_refused",
     NoHostingCluster = "no_hosting_cluster",
     NoMembers = "no_members",
     NoProgress = "no_progress",
@@ -320,6 +327,7 @@ closed_set!(ProblemCode {
     NoTarget = "no_target",
     NotAMember = "not_a_member",
     NotFound = "not_found",
+    NotInjected = "not_injected",
     NotJson = "not_json",
     OperationEnded = "operation_ended",
     PausedByUser = "paused_by_user",
@@ -343,6 +351,7 @@ closed_set!(ProblemCode {
     RevisionMissing = "revision_missing",
     RevisionNameTaken = "revision_name_taken",
     RoleMissing = "role_missing",
+    RolloutPartial = "rollout_partial",
     RotationUnderWay = "rotation_under_way",
     SecretsErased = "secrets_erased",
     ServicesStayLocal = "services_stay_local",

@@ -180,6 +180,9 @@ pub enum Verb {
     Rollback,
     /// Remove the old revision now.
     Retire,
+    /// Go on without the workloads that the roll-out could not restart. The old revision is kept as
+    /// long as they use it.
+    Skip,
     /// Give the upgrade up for a forced deletion of its mesh; no client can ask for this verb.
     Abandon,
 }
@@ -195,6 +198,7 @@ closed_set!(Verb {
     Resume = "resume",
     Rollback = "rollback",
     Retire = "retire",
+    Skip = "skip",
     Abandon = "abandon",
 });
 

@@ -6,13 +6,15 @@ use meshwright_model::operation::Problem;
 use meshwright_model::plan::{Step, Target};
 use meshwright_model::problem::ProblemCode;
 
+use crate::converge::NewRestart;
 use crate::ports::{ClusterError, ObjectVersion};
 use crate::step::StepCheck;
 
 /// Limits of one step, after which the operation is paused and a person has to act.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Maximum time from the first check of a step to its goal.
+    /// Maximum time from the first check of a step to its goal. For the restart of a workload it is
+    /// the maximum time without progress: a large `StatefulSet` may take hours.
     pub step: SignedDuration,
     /// Maximum time until a dry run is injected as wanted. The API server needs seconds to call a
     /// webhook that was just written. The shorter of this limit and [`Self::step`] applies.
@@ -24,8 +26,8 @@ pub struct Timeouts {
     /// Minimum time between the first and the last of these checks. Proxies reconnect about every
     /// half hour, so one empty check between two connections proves nothing.
     pub unused_min_span: SignedDuration,
-    /// Time between two checks of a revision's usage. The interval limits the load, because each
-    /// check lists all workloads and pods of every member.
+    /// Time between two checks of a revision's usage, or of the workloads that a roll-out moves. The
+    /// interval limits the load, because each check lists all workloads and pods of every member.
     pub unused_check_interval: SignedDuration,
 }
 
@@ -43,10 +45,9 @@ impl Timeouts {
 impl Timeouts {
     /// Returns the minimum time between two checks of a step.
     pub fn min_check_interval(&self, step: &Step) -> SignedDuration {
-        if matches!(step, Step::AwaitUnused { .. }) {
-            self.unused_check_interval
-        } else {
-            SignedDuration::ZERO
+        match step {
+            Step::AwaitUnused { .. } | Step::Converge { .. } => self.unused_check_interval,
+            _ => SignedDuration::ZERO,
         }
     }
 }
@@ -67,13 +68,18 @@ impl Default for Timeouts {
 /// Times of a step so far, kept by the worker that runs the step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StepTiming {
-    /// Time since the first check of the step.
+    /// Time since the first check of the step, or since it last made progress.
     pub waited: SignedDuration,
     /// Time since the cluster last answered.
     pub silent: SignedDuration,
     /// Number of consecutive checks that showed the goal, and the time since the first of them.
     pub goal_seen: (u32, SignedDuration),
+    /// Number of consecutive checks that left only workloads which cannot be restarted.
+    pub partial_seen: u32,
 }
+
+/// Number of consecutive checks after which a roll-out counts as partial.
+const PARTIAL_SAMPLES: u32 = 2;
 
 /// Next action of the engine for a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +95,8 @@ pub enum Decision {
     },
     /// Check again later, for this reason.
     Wait(String),
+    /// Add these restarts to the plan.
+    AddRestarts(Vec<NewRestart>),
     /// Pause the operation with this problem, because a person has to act.
     Pause(Problem),
     /// Stop without a further write, because the lease may have ended.
@@ -120,10 +128,20 @@ pub fn decide(
             version: mark,
         },
         Ok(StepCheck::Blocked(problem)) => Decision::Pause(problem),
-        Ok(StepCheck::Waiting(reason)) if run.waited > patience.for_step(step) => {
+        Ok(StepCheck::Restarts(restarts)) => Decision::AddRestarts(restarts),
+        // A pod that is just ending, or a short refusal, must not pause a whole roll-out.
+        Ok(StepCheck::Partial(problem)) if run.partial_seen >= PARTIAL_SAMPLES => {
+            Decision::Pause(problem)
+        }
+        Ok(StepCheck::Partial(problem)) => Decision::Wait(problem.message),
+        Ok(StepCheck::Waiting(reason) | StepCheck::Replacing { reason, .. })
+            if run.waited > patience.for_step(step) =>
+        {
             Decision::Pause(timeout_problem(step, &reason))
         }
-        Ok(StepCheck::Waiting(reason)) => Decision::Wait(reason),
+        Ok(StepCheck::Waiting(reason) | StepCheck::Replacing { reason, .. }) => {
+            Decision::Wait(reason)
+        }
         Err(ClusterError::Changed { place }) => wait_after_change(&place),
         Err(ClusterError::Unreachable { place, code, cause })
             if run.silent > patience.unreachable =>
@@ -192,6 +210,10 @@ fn timeout_problem(step: &Step, reason: &str) -> Problem {
         } => (
             ProblemCode::ControlPlaneNotReady,
             "Look at the message; retry when its cause is gone, or roll back.",
+        ),
+        Step::Converge { .. } => (
+            ProblemCode::RolloutPartial,
+            "Look at the workloads that are listed, then retry, skip what is left, or roll back.",
         ),
         Step::AwaitUnused { .. } => (
             ProblemCode::RevisionInUse,

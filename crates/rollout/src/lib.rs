@@ -4,6 +4,7 @@
 //! The crate does no IO of its own. It reaches clusters through [`ports::MeshClusters`], which
 //! `kubernetes` implements for real clusters and `testkit` for simulated clusters with faults.
 
+pub mod converge;
 pub mod decide;
 pub mod plan;
 pub mod ports;

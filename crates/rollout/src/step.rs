@@ -9,6 +9,8 @@
 //! | ours in part | `Ready`: a write goes on, an undo removes all of it |
 //! | neither | `Blocked`: the value is never overwritten |
 
+use std::collections::BTreeMap;
+
 use meshwright_model::Name;
 use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{Problem, Progress};
@@ -16,10 +18,12 @@ use meshwright_model::plan::{Stamp, Step, Target};
 use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::RevisionName;
 
+use crate::converge::{Goal, NewRestart, WorkloadKey};
 use crate::ports::{
     ClusterError, FencingToken, MeshClusters, ObjectVersion, Readiness, RevisionUser, UserSearch,
 };
 
+mod converge;
 mod restart;
 mod set;
 
@@ -38,6 +42,18 @@ pub enum StepCheck {
     },
     /// No action is possible yet, for this reason: check again later.
     Waiting(String),
+    /// The pods of a workload are being replaced.
+    Replacing {
+        /// Reason why the replacement is not complete.
+        reason: String,
+        /// Number of live pods with the wanted sidecar that are not terminating. A higher number
+        /// than before is progress.
+        replaced: usize,
+    },
+    /// These restarts have to be added to the plan.
+    Restarts(Vec<NewRestart>),
+    /// The step can do no more, and this is left. Changes in the cluster may still solve it.
+    Partial(Problem),
     /// The target is in a state that the plan did not expect. The step writes nothing.
     Blocked(Problem),
 }
@@ -53,6 +69,15 @@ pub struct StepContext<'a> {
     pub step: &'a Step,
     /// Progress of the step, summed up from its step events.
     pub progress: &'a Progress,
+    /// Restarts in the wave of a [`Step::Converge`], in the order in which they were added; empty
+    /// for other steps.
+    pub restarts: &'a [(&'a Step, &'a Progress)],
+    /// Restart stamps from before the upgrade, which a rollback restores.
+    pub former_stamps: &'a BTreeMap<WorkloadKey, Option<String>>,
+    /// Step of the same plan that waits until the revision is unused which this step removes. The
+    /// proof does not outlive its look, so the search is repeated before the removal: a pause may
+    /// lie in between.
+    pub unused_proof: Option<&'a Step>,
 }
 
 impl StepContext<'_> {
@@ -75,13 +100,42 @@ impl StepContext<'_> {
     /// Returns an error when the cluster cannot be read.
     pub async fn check(&self, world: &dyn MeshClusters) -> Result<StepCheck, ClusterError> {
         match self.step {
-            Step::Set { target, from, to } => set::check(self, world, target, from, to).await,
+            Step::Set { target, from, to } => {
+                let found = set::check(self, world, target, from, to).await?;
+                match (&found, self.unused_proof) {
+                    (
+                        StepCheck::Ready { .. },
+                        Some(Step::AwaitUnused {
+                            revision,
+                            left_behind,
+                            own_tags,
+                        }),
+                    ) => match check_unused(world, revision, left_behind, *own_tags).await? {
+                        StepCheck::Done => Ok(found),
+                        used => Ok(used),
+                    },
+                    _ => Ok(found),
+                }
+            }
             Step::Restart {
                 member,
                 workload,
                 wanted,
                 stamp,
             } => restart::check(self, world, member, workload, (wanted, stamp)).await,
+            Step::Converge {
+                off,
+                outdated,
+                namespaces,
+                max_failures,
+            } => {
+                let goal = Goal {
+                    off: off.as_ref(),
+                    outdated: *outdated,
+                    max_failures: *max_failures,
+                };
+                converge::check(self, world, &goal, namespaces.as_deref()).await
+            }
             Step::Probe {
                 member,
                 asks,
@@ -98,7 +152,8 @@ impl StepContext<'_> {
             Step::AwaitUnused {
                 revision,
                 left_behind,
-            } => check_unused(world, revision, left_behind).await,
+                own_tags,
+            } => check_unused(world, revision, left_behind, *own_tags).await,
             Step::AwaitGone { member } => {
                 let left = world.list_remaining_objects(member).await?;
                 Ok(if left.is_empty() {
@@ -136,7 +191,8 @@ impl StepContext<'_> {
                     .write_target(&target, self.restart_stamp(stamp).as_deref(), seen, permit)
                     .await
             }
-            Step::Probe { .. }
+            Step::Converge { .. }
+            | Step::Probe { .. }
             | Step::AwaitReady { .. }
             | Step::AwaitUnused { .. }
             | Step::AwaitGone { .. }
@@ -170,18 +226,24 @@ pub fn undo(step: &Step, capture: &Option<String>) -> Option<Step> {
     }
 }
 
-/// Returns true for a step whose first effect cannot be undone.
-pub fn is_irrevocable(step: &Step) -> bool {
-    matches!(
-        step,
+/// Returns the revision that a step removes, if it removes a part of one.
+pub fn removed_revision(step: &Step) -> Option<&RevisionName> {
+    match step {
         Step::Set {
-            target: Target::ControlPlane { .. }
-                | Target::MemberObjects { .. }
-                | Target::Address { .. },
+            target:
+                Target::ControlPlane { revision }
+                | Target::MemberObjects { revision, .. }
+                | Target::Address { revision },
             to: None,
             ..
-        }
-    )
+        } => Some(revision),
+        _ => None,
+    }
+}
+
+/// Returns true for a step whose first effect cannot be undone.
+pub fn is_irrevocable(step: &Step) -> bool {
+    removed_revision(step).is_some()
 }
 
 /// Checks that nothing uses a revision. Members that are left behind are not asked for their users,
@@ -191,6 +253,7 @@ async fn check_unused(
     world: &dyn MeshClusters,
     revision: &RevisionName,
     left_behind: &[Name],
+    own_tags: bool,
 ) -> Result<StepCheck, ClusterError> {
     for member in left_behind {
         match check_still_lost(world, member).await? {
@@ -198,12 +261,10 @@ async fn check_unused(
             answers => return Ok(answers),
         }
     }
-    // The deletion of a mesh waits for the users of its revision while the mesh's own tags still
-    // point to it, and removes these tags in later steps.
     let search = UserSearch {
         revision,
         left_behind,
-        own_tags: false,
+        own_tags,
     };
     let found = world.list_users(&search).await?;
     Ok(if found.is_unused() {
@@ -288,6 +349,9 @@ mod tests {
                 number: 3,
                 step: &step,
                 progress,
+                restarts: &[],
+                former_stamps: &BTreeMap::new(),
+                unused_proof: None,
             }
             .restart_stamp(stamp)
         };

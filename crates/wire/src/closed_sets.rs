@@ -158,6 +158,8 @@ pub enum UpgradeVerbValue {
     Rollback,
     /// Remove the old revision now.
     Retire,
+    /// Go on without the workloads that the roll-out could not restart.
+    Skip,
 }
 
 closed_set!(UpgradeVerbValue {
@@ -171,6 +173,7 @@ closed_set!(UpgradeVerbValue {
     Resume = "resume",
     Rollback = "rollback",
     Retire = "retire",
+    Skip = "skip",
 });
 
 #[cfg(test)]

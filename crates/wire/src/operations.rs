@@ -36,8 +36,8 @@ pub struct Operation {
     pub progress: Progress,
     /// Condition that the operation waits for now; null if it does not wait.
     pub waiting_for: Option<String>,
-    /// Verbs that were requested and that no worker has taken up yet: `pause`, `resume`, `retry` or
-    /// `cancel`. While there are any, `state` and `problem` are older than the request.
+    /// Verbs that were requested and that no worker has taken up yet: `pause`, `resume`, `retry`,
+    /// `cancel` or `skip`. While there are any, `state` and `problem` are older than the request.
     #[serde(default)]
     #[schema(inline)]
     pub pending_verbs: Vec<OperationVerb>,
@@ -85,6 +85,6 @@ pub struct Step {
     /// State of the step: `pending`, `started`, `done` or `failed`.
     #[schema(inline)]
     pub state: StepState,
-    /// Reason why the step failed; null if it did not.
+    /// Reason why the step failed, or why it was excluded; null if it was neither.
     pub problem: Option<OperationProblem>,
 }

@@ -29,6 +29,8 @@ pub(crate) fn count_record(operation: &Operation, record: &OperationUpdate, now:
             StepEvent::Done => "done",
             StepEvent::Failed { .. } => "failed",
             StepEvent::Retried => "retried",
+            StepEvent::Excluded { .. } => "excluded",
+            StepEvent::Skipped => "skipped",
         };
         metrics::counter!("meshwright_steps_total", "outcome" => outcome).increment(1);
     }

@@ -9,8 +9,8 @@ use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{OperationKind, OperationState, Problem};
 use meshwright_model::plan::Target;
 use meshwright_model::problem::ProblemCode;
+use meshwright_rollout::converge::WorkloadKey;
 use meshwright_rollout::ports::{ClusterError, FencingToken};
-use meshwright_rollout::step::StepContext;
 use meshwright_store::{Claim, Operation, OperationUpdate, PlannedStep, StoreError, Tx};
 use tokio_util::sync::CancellationToken;
 
@@ -20,16 +20,19 @@ use crate::metrics;
 
 mod audit;
 mod cluster_credential;
+mod converge;
 mod fencing;
 mod leave;
 mod outcome;
 mod plan_storage;
+mod samples;
 mod signals;
 mod tick;
 mod waiting;
 
 pub(crate) use cluster_credential::cluster_unreachable;
-use tick::{LoopControl, Samples};
+use samples::Samples;
+use tick::LoopControl;
 
 /// Delay before the next attempt when a cluster did not answer while the plan was built.
 const WAIT_INTERVAL: Duration = Duration::from_secs(2);
@@ -65,6 +68,9 @@ pub(crate) struct Run<'e> {
     /// Targets that an earlier claim may still write to, with the reason why each could not be
     /// fenced.
     unfenced_targets: BTreeMap<Target, ClusterError>,
+    /// Restart stamps from before the upgrade, which a rollback restores; empty for other
+    /// operations.
+    former_stamps: BTreeMap<WorkloadKey, Option<String>>,
 }
 
 impl<'e> Run<'e> {
@@ -90,6 +96,7 @@ impl<'e> Run<'e> {
             waiting_for: None,
             fenced_operations: earlier,
             unfenced_targets: unfenced,
+            former_stamps: BTreeMap::new(),
         };
         if run.operation.waves.is_some() {
             match tx.operations().list_steps(claim.operation).await {
@@ -215,16 +222,6 @@ impl<'e> Run<'e> {
             if stop.is_cancelled() {
                 return self.release_claim(Duration::ZERO).await;
             }
-        }
-    }
-
-    /// Returns the context that the checks and writes of a step need.
-    fn step_context<'a>(&self, item: &'a PlannedStep) -> StepContext<'a> {
-        StepContext {
-            operation: self.claim.operation,
-            number: item.number,
-            step: &item.step,
-            progress: &item.progress,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Targets that others have changed or removed: a removed namespace needs no label, a changed label stops an operation.
+//! Targets that others have changed or removed: a removed namespace needs no label, a changed label is left alone, a changed tag stops an operation.
 
 use meshwright_model::ids::UpgradeId;
 use meshwright_model::operation::Problem;
@@ -75,23 +75,44 @@ async fn a_namespace_that_is_deleted_during_its_move_does_not_stop_it() {
     assert_eq!(moved.as_str(), "verifying", "{moved:?}");
 }
 
+/// A label that another party has changed is theirs: it is not written back, and it holds nothing else up. Its pods would
+/// start without a sidecar by now, so the rollback names them and restarts all others.
 #[tokio::test]
-async fn a_namespace_without_its_label_stops_a_rollback() {
+async fn a_namespace_without_its_label_stops_no_other_part_of_a_rollback() {
     let (fleet, upgrade) = holding().await;
     fleet.clusters.change_externally(label("c1"), None);
     let stopped = fleet.apply_verb_and_run(upgrade, Verb::Rollback).await;
     let problem = paused(stopped.state);
-    assert_eq!(problem.code, "changed_by_someone_else");
-    assert!(!problem.message.contains("blocked"), "{}", problem.message);
+    assert_eq!(problem.code, "rollout_partial");
+    assert!(
+        problem.message.contains("explicit/deployment/web in c1")
+            && !problem.message.contains("stable/deployment/web"),
+        "{}",
+        problem.message
+    );
+    let written = |write: &meshwright_testkit::world::AcceptedWrite| {
+        write.target == label("c1") && write.to.as_deref() == Some("istio.io/rev=1-25-1")
+    };
+    assert!(!fleet.clusters.journal().iter().any(written));
+    fleet
+        .clusters
+        .change_externally(label("c1"), Some("istio.io/rev=stable"));
+    let rolled = fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state;
+    assert_eq!(rolled.as_str(), "rolled_back", "{rolled:?}");
 }
 
 #[tokio::test]
 async fn an_operation_that_is_paused_names_every_step_that_is_blocked() {
     let (fleet, upgrade) = holding().await;
-    fleet.clusters.change_externally(label("c1"), None);
-    fleet
-        .clusters
-        .change_externally(label("c2"), Some("istio.io/rev=theirs"));
+    let tag = |member: &str| Target::Tag {
+        member: member.parse().expect("a name"),
+        tag: "stable".into(),
+    };
+    for member in ["c1", "c2"] {
+        fleet
+            .clusters
+            .change_externally(tag(member), Some("1-24-0"));
+    }
     let stopped = fleet.apply_verb_and_run(upgrade, Verb::Rollback).await;
     let problem = paused(stopped.state);
     assert_eq!(problem.code, "changed_by_someone_else");
@@ -101,7 +122,7 @@ async fn an_operation_that_is_paused_names_every_step_that_is_blocked() {
         "{message}"
     );
     for member in ["c1", "c2"] {
-        let named = format!("label of namespace explicit in {member}");
+        let named = format!("tag stable in {member}");
         assert!(message.contains(&named), "{message}");
     }
 }

@@ -307,7 +307,7 @@ async fn b7_rollback_in_the_middle_of_the_roll_out_restores_everything() {
         fleet.clusters.set_rollout_behaviour("c2", &web("stable"), RolloutBehaviour::NeverReady);
         let paused = fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
         assert!(
-            matches!(&paused.state, UpgradeState::Paused { problem, .. } if problem.code == "workload_not_ready"),
+            matches!(&paused.state, UpgradeState::Paused { problem, .. } if problem.code == "rollout_partial"),
             "{:?}",
             paused.state
         );

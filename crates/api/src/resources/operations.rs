@@ -7,7 +7,7 @@ use axum::response::Response;
 use meshwright_model::ClosedSet;
 use meshwright_model::access::{Action, Scope};
 use meshwright_model::ids::{OperationId, UpgradeId};
-use meshwright_model::operation::{OperationKind, Signal};
+use meshwright_model::operation::{OperationKind, OperationState, Signal};
 use meshwright_model::problem::ProblemCode;
 use meshwright_model::upgrade::Verb;
 use meshwright_store::Tx;
@@ -138,8 +138,8 @@ fn ended_or_awaits_person(operation: &meshwright_store::Operation) -> bool {
 
 /// Send a verb to an operation
 ///
-/// Sends `pause`, `resume`, `retry` or `cancel` to an operation that is no stage of an upgrade. The
-/// answer shows the verb in `pending_verbs` until a worker takes it up. Verbs for a stage of an
+/// Sends `pause`, `resume`, `retry`, `cancel` or `skip` to an operation that is no stage of an
+/// upgrade. With `skip` a restart goes on without the workloads that it could not restart. The answer shows the verb in `pending_verbs` until a worker takes it up. Verbs for a stage of an
 /// upgrade are sent to the upgrade.
 #[utoipa::path(post, path = "/v1/operations/{operation_id}/{verb}", operation_id = "askOperation", tag = "operations",
     params(("operation_id" = String, Path), ("verb" = String, Path)),
@@ -174,6 +174,14 @@ pub(crate) async fn operation_action(
             "There is nothing left to ask of it.",
         ));
     }
+    if wish == Signal::Skip && !is_partial(&found.state) {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            ProblemCode::InvalidTransition,
+            "Only a restart that is paused with workloads left can go on without them.",
+            "See what it waits for with `meshwright operation get ID`.",
+        ));
+    }
     change
         .tx
         .operations()
@@ -189,6 +197,11 @@ pub(crate) async fn operation_action(
             &shown,
         )
         .await
+}
+
+/// Returns true for an operation that is paused because some workloads could not be restarted.
+fn is_partial(state: &OperationState) -> bool {
+    matches!(state, OperationState::Paused { problem } if problem.is_partial_rollout())
 }
 
 /// Builds the problem for a verb that was sent to a stage of an upgrade. The hint names the

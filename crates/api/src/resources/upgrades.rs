@@ -252,8 +252,8 @@ fn requires_if_match(verb: Verb) -> bool {
 
 /// Send a verb to an upgrade
 ///
-/// Sends `start`, `cancel`, `acknowledge`, `retry`, `promote`, `pause`, `resume`, `rollback` or
-/// `retire` to the upgrade. The verbs `promote`, `rollback` and `retire` need `If-Match` with the
+/// Sends `start`, `cancel`, `acknowledge`, `retry`, `promote`, `pause`, `resume`, `rollback`,
+/// `retire` or `skip` to the upgrade. The verbs `promote`, `rollback` and `retire` need `If-Match` with the
 /// `ETag` of the upgrade that the caller decided on.
 #[utoipa::path(post, path = "/v1/upgrades/{upgrade_id}/{verb}", operation_id = "askUpgrade", tag = "upgrades",
     params(("upgrade_id" = String, Path), ("verb" = String, Path), ("If-Match" = Option<String>, Header)),

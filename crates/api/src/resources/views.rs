@@ -256,7 +256,12 @@ fn step(item: &meshwright_store::PlannedStep) -> Step {
         number: item.number,
         title: item.step.to_string(),
         state: item.progress.state().into(),
-        problem: item.progress.failed.as_ref().map(problem_view),
+        problem: item
+            .progress
+            .failed
+            .as_ref()
+            .or(item.progress.excluded.as_ref())
+            .map(problem_view),
     }
 }
 

@@ -28,6 +28,8 @@ pub(crate) enum OperationCommand {
     Resume(OperationVerbArgs),
     /// Try the failed steps of an operation again.
     Retry(OperationVerbArgs),
+    /// Go on without the workloads that a restart could not reach.
+    Skip(OperationVerbArgs),
     /// Cancel an operation where it is. Its changes so far stay.
     Cancel(OperationVerbArgs),
 }

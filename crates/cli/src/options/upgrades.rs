@@ -26,6 +26,8 @@ pub(crate) enum UpgradeCommand {
     Acknowledge(UpgradeVerbArgs),
     /// Try again what has failed.
     Retry(UpgradeVerbArgs),
+    /// Go on without the workloads that the roll-out could not restart.
+    Skip(UpgradeVerbArgs),
     /// Promote the canary: point the tags `stable` and `default` to it.
     Promote(ConfirmedVerbArgs),
     /// Pause the upgrade after the calls that are under way.

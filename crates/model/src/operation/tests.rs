@@ -30,7 +30,8 @@ fn the_first_capture_wins_and_a_retry_clears_the_failure() {
             capture: Some(None),
             done: true,
             failed: None,
-            attempt: 1
+            attempt: 1,
+            ..Progress::default()
         }
     );
 }

@@ -60,6 +60,12 @@ impl std::fmt::Display for Step {
             } => {
                 write!(f, "restart {workload} in {member} onto {}", wanted.revision)
             }
+            Self::Converge {
+                off: Some(former), ..
+            } => write!(f, "restart every workload that has pods of {former}"),
+            Self::Converge { off: None, .. } => {
+                write!(f, "restart every workload that has outdated pods")
+            }
             Self::Probe {
                 member,
                 asks: InjectionRequest::Rev(value),

@@ -73,6 +73,13 @@ fn every_state() -> Vec<(&'static str, UpgradeState)> {
         ("paused in prechecking", paused(S::Prechecking)),
         ("paused in rolling", paused(S::Rolling)),
         (
+            "paused in rolling, with workloads left",
+            S::Paused {
+                from: Box::new(S::Rolling),
+                problem: Problem::new(ProblemCode::RolloutPartial, "", ""),
+            },
+        ),
+        (
             "paused in retiring, irrevocable",
             paused(S::Retiring { irrevocable: true }),
         ),

@@ -60,6 +60,11 @@ impl UpgradeState {
             }
             (Self::Paused { from, .. }, V::Resume) => (*from, Effect::Signal(Signal::Resume)),
             (Self::Paused { from, .. }, V::Retry) => (*from, Effect::Signal(Signal::Retry)),
+            (Self::Paused { from, problem }, V::Skip)
+                if *from == Self::Rolling && problem.is_partial_rollout() =>
+            {
+                (*from, Effect::Signal(Signal::Skip))
+            }
             (Self::Paused { from, .. }, V::Rollback) if from.can_roll_back() => {
                 (Self::RollingBack, Effect::StartOperation(Kind::Rollback))
             }

@@ -6,6 +6,7 @@ fn unused() -> Step {
     Step::AwaitUnused {
         revision: "1-25-1".parse().expect("a revision name"),
         left_behind: Vec::new(),
+        own_tags: false,
     }
 }
 

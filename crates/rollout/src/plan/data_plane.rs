@@ -3,17 +3,15 @@
 use std::collections::BTreeMap;
 
 use meshwright_model::Name;
-use meshwright_model::injection::{Injection, Injector, NamespaceLabels, injected_by};
-use meshwright_model::observation::{
-    MemberObservation, MeshTag, NamespaceObservation, Observation, WorkloadObservation,
-};
-use meshwright_model::plan::{Plan, Sidecar, Stamp, Step, Target};
+use meshwright_model::injection::{Injector, NamespaceLabels};
+use meshwright_model::observation::{NamespaceObservation, Observation};
+use meshwright_model::plan::{FormerPods, Plan, Sidecar, Target};
 use meshwright_model::upgrade::LabelPolicy;
 use meshwright_model::version::RevisionName;
 
 use super::{
     ControlPlane, MeshTopology, NamespaceKey, TAGS, change_step, create_step, probe_step_for,
-    set_step, tag_target,
+    set_step, tag_target, with_converge_wave,
 };
 
 /// Label that names a revision or a revision tag.
@@ -60,14 +58,17 @@ pub fn plan_namespace_move(
     chosen: &[NamespaceKey],
 ) -> Plan {
     let wanted = format!("{REV_LABEL}={}", target.revision);
-    relabel_and_restart(layout, survey, |member, namespace| {
-        chosen
-            .contains(&(member.clone(), namespace.name.clone()))
-            .then(|| Some(wanted.clone()))
-    })
+    let plan = with_label_wave(Plan::default(), survey, |member, namespace| {
+        if chosen.contains(&(member.clone(), namespace.name.clone())) {
+            Some(wanted.clone())
+        } else {
+            label_value(&namespace.labels)
+        }
+    });
+    with_converge_wave(plan, layout, survey, (None, true), Some(chosen))
 }
 
-/// Plans the roll-out: restarts each workload that still runs an old sidecar. Namespaces whose
+/// Plans the roll-out: restarts each workload that has pods of the old revision. Namespaces whose
 /// label named the old revision are relabelled to the new one. Namespaces that were moved before
 /// the promotion get their former label back.
 pub fn plan_roll(
@@ -80,11 +81,10 @@ pub fn plan_roll(
     let new = format!("{REV_LABEL}={}", target.revision);
     let relabel = layout.label_policy != LabelPolicy::Alias;
     let (mut aliases, mut proofs) = (Vec::new(), Vec::new());
-    let mut survey = survey.clone();
-    for member in &mut survey.members {
+    for member in &survey.members {
         for injector in member
             .injectors
-            .iter_mut()
+            .iter()
             .filter(|injector| moves_in_roll(layout, target, injector))
         {
             aliases.push(change_step(
@@ -93,26 +93,29 @@ pub fn plan_roll(
                 &target.revision,
             ));
             proofs.push(probe_step_for(&member.member, &injector.value, target));
-            // The restarts are planned from the state after this change.
-            injector.revision = target.revision.clone();
         }
     }
-    let restarts = relabel_and_restart(layout, &survey, |member, namespace| {
+    let plan = Plan::default()
+        .with_wave("alias tags", aliases)
+        .with_wave("dry runs through the alias tags", proofs);
+    let plan = with_label_wave(plan, survey, |member, namespace| {
         let before = moved
             .get(&(member.clone(), namespace.name.clone()))
             .cloned();
         let label = label_value(&namespace.labels);
         let wanted = before.unwrap_or_else(|| label.clone());
-        Some(if relabel && wanted.as_deref() == Some(old.as_str()) {
+        if relabel && wanted.as_deref() == Some(old.as_str()) {
             Some(new.clone())
         } else {
             wanted
-        })
+        }
     });
-    Plan::default()
-        .with_wave("alias tags", aliases)
-        .with_wave("dry runs through the alias tags", proofs)
-        .followed_by(restarts)
+    // In place both releases have one revision name, so the pods are told apart by their image.
+    let off = (layout.current.revision != target.revision).then(|| FormerPods {
+        revision: layout.current.revision.clone(),
+        image: None,
+    });
+    with_converge_wave(plan, layout, survey, (off, true), None)
 }
 
 /// Returns true for a name of the old revision that the roll-out points to the new one: an alias
@@ -132,13 +135,8 @@ fn moves_in_roll(layout: &MeshTopology, target: &ControlPlane, injector: &Inject
 /// the tags are left alone, because the upgrade decides what they point to.
 pub fn plan_restart(layout: &MeshTopology, survey: &Observation) -> Plan {
     let (mut tags, mut proofs) = (Vec::new(), Vec::new());
-    let mut survey = survey.clone();
-    for member in survey
-        .members
-        .iter_mut()
-        .filter(|_| layout.target.is_none())
-    {
-        for missing in member.missing_tags().collect::<Vec<_>>() {
+    for member in survey.members.iter().filter(|_| layout.target.is_none()) {
+        for missing in member.missing_tags() {
             tags.push(create_step(
                 tag_target(&member.member, missing.as_str()),
                 &layout.current.revision,
@@ -148,75 +146,39 @@ pub fn plan_restart(layout: &MeshTopology, survey: &Observation) -> Plan {
                 missing.as_str(),
                 &layout.current,
             ));
-            member.injectors.push(Injector {
-                value: missing.as_str().to_owned(),
-                revision: layout.current.revision.clone(),
-                serves_default: missing == MeshTag::Default,
-            });
         }
     }
-    let restarts = relabel_and_restart(layout, &survey, |_, namespace| {
-        Some(label_value(&namespace.labels))
-    });
-    Plan::default()
+    let plan = Plan::default()
         .with_wave("tags that were removed", tags)
-        .with_wave("dry runs through these tags", proofs)
-        .followed_by(restarts)
+        .with_wave("dry runs through these tags", proofs);
+    with_converge_wave(plan, layout, survey, (None, true), None)
 }
 
-/// Changes namespace labels and restarts workloads. `choose` returns the label that a namespace is
-/// to have, or `None` for a namespace that is left alone.
-fn relabel_and_restart(
-    layout: &MeshTopology,
+/// Builds the wave that changes namespace labels. `choose` returns the label that a namespace is to
+/// have. The mesh's own namespace has no such label.
+fn with_label_wave(
+    plan: Plan,
     survey: &Observation,
-    choose: impl Fn(&Name, &NamespaceObservation) -> Option<Option<String>>,
+    choose: impl Fn(&Name, &NamespaceObservation) -> Option<String>,
 ) -> Plan {
-    let (mut labels, mut restarts) = (Vec::new(), Vec::new());
+    let mut steps = Vec::new();
     for member in &survey.members {
-        for namespace in &member.namespaces {
-            let Some(wanted) = choose(&member.member, namespace) else {
-                continue;
-            };
-            let found = label_value(&namespace.labels);
+        let labelled = member.namespaces.iter().filter(|found| !found.of_mesh);
+        for namespace in labelled {
+            let (found, wanted) = (
+                label_value(&namespace.labels),
+                choose(&member.member, namespace),
+            );
             if found != wanted {
                 let target = Target::NamespaceLabel {
                     member: member.member.clone(),
                     namespace: namespace.name.clone(),
                 };
-                labels.push(set_step(target, found, wanted.clone()));
+                steps.push(set_step(target, found, wanted));
             }
-            let labels = parse_labels(wanted.as_deref());
-            restarts.extend(
-                namespace
-                    .workloads
-                    .iter()
-                    .filter_map(|workload| restart_if_needed(layout, member, &labels, workload)),
-            );
         }
     }
-    Plan::default()
-        .with_wave("namespace labels", labels)
-        .with_limited_wave("restarts", layout.max_concurrent_restarts, restarts)
-}
-
-/// Returns the restart of a workload, if the workload needs one and a restart replaces its pods.
-fn restart_if_needed(
-    layout: &MeshTopology,
-    member: &MemberObservation,
-    labels: &NamespaceLabels,
-    workload: &WorkloadObservation,
-) -> Option<Step> {
-    let Injection::Injected(revision) = injected_by(labels, &workload.template, &member.injectors)
-    else {
-        return None;
-    };
-    let wanted = sidecar_of(layout, &revision)?;
-    (workload.stuck.is_none() && workload.needs_restart(&wanted)).then(|| Step::Restart {
-        member: member.member.clone(),
-        workload: workload.workload.clone(),
-        wanted,
-        stamp: Stamp::Fresh,
-    })
+    plan.with_wave("namespace labels", steps)
 }
 
 /// Returns the sidecar that a revision of this mesh injects. In place, the current and the target

@@ -220,6 +220,7 @@ fn plan_last_looks(layout: &MeshTopology, left_behind: &[Name]) -> Plan {
     let unused = |line: &ControlPlane| Step::AwaitUnused {
         revision: line.revision.clone(),
         left_behind: left_behind.to_vec(),
+        own_tags: false,
     };
     Plan::default()
         .with_wave(

@@ -214,11 +214,11 @@ fn workload_finding(
     if workload.template.rev.as_deref() == Some(layout.current.revision.as_str()) {
         let message = "The pod template names the revision that will be removed; no namespace label can move it.";
         return Some(new_finding(
-            Severity::Block,
+            Severity::Warn,
             ProblemCode::TemplateNamesRevision,
             object,
             message,
-            "Let the template name stable, or no revision at all.",
+            "Let the template name stable, or no revision at all; until then the old revision is kept.",
         ));
     }
     let message = match workload.stuck? {

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use meshwright_model::Name;
 use meshwright_model::observation::Observation;
-use meshwright_model::plan::{Plan, Sidecar, Stamp, Step, Target, WorkloadRef};
+use meshwright_model::plan::{FormerPods, Plan, Step, Target};
 
-use super::{ControlPlane, MeshTopology, TAGS, probe_step_for};
+use super::{ControlPlane, MeshTopology, TAGS, probe_step_for, with_converge_wave};
+use crate::converge::WorkloadKey;
 use crate::step::undo;
 
 /// A step that was started, with the value that it captured.
@@ -38,16 +38,21 @@ pub fn plan_rollback(
     } else {
         plan.followed_by(plan_in_place_undo(layout, &of))
     };
-    let plan = plan
-        .with_wave(
-            "namespace labels",
-            of(|target| matches!(target, Target::NamespaceLabel { .. })),
-        )
-        .with_limited_wave(
-            "restarts",
-            layout.max_concurrent_restarts,
-            restart_steps(layout, target, started, survey),
-        );
+    let plan = plan.with_wave(
+        "namespace labels",
+        of(|target| matches!(target, Target::NamespaceLabel { .. })),
+    );
+    // Pods of the new revision are looked for, not remembered: while both revisions injected pods,
+    // templates that the upgrade never patched could get the new sidecar.
+    let new = FormerPods {
+        revision: target.revision.clone(),
+        image: (!canary).then(|| target.image.clone()),
+    };
+    let plan = if layout.current.sidecar() == target.sidecar() {
+        plan
+    } else {
+        with_converge_wave(plan, layout, survey, (Some(new), false), None)
+    };
     if canary {
         plan.with_wave("nothing uses the new revision", unused)
             .followed_by(plan_control_plane_undo(&of))
@@ -143,55 +148,8 @@ fn merge_by_target(started: &[StartedStep]) -> Vec<StartedStep> {
     merged
 }
 
-/// Builds restarts for every workload with a live pod that has the new sidecar, even if the upgrade
-/// did not restart the workload: while both revisions injected pods, templates that the upgrade
-/// never patched could get the new sidecar. A workload that has our stamp gets its former stamp
-/// back.
-fn restart_steps(
-    layout: &MeshTopology,
-    target: &ControlPlane,
-    started: &[StartedStep],
-    survey: &Observation,
-) -> Vec<Step> {
-    let stamps = former_stamps(started);
-    let (old, new) = (layout.current.sidecar(), target.sidecar());
-    let mut steps = Vec::new();
-    for member in &survey.members {
-        for namespace in &member.namespaces {
-            for workload in &namespace.workloads {
-                let stray = |carried: &Option<Sidecar>| carried.as_ref() == Some(&new);
-                let key = (member.member.clone(), workload.workload.clone());
-                let former = stamps.get(&key);
-                let stamped = former.is_some_and(|before| *before != workload.stamp);
-                if old == new
-                    || workload.stuck.is_some()
-                    || !(stamped || workload.live.iter().any(stray))
-                {
-                    continue;
-                }
-                // Restoring the former stamp returns the workload to exactly its former pod
-                // template.
-                let stamp = if stamped {
-                    Stamp::Former {
-                        value: former.cloned().flatten(),
-                    }
-                } else {
-                    Stamp::Fresh
-                };
-                steps.push(Step::Restart {
-                    member: key.0,
-                    workload: key.1,
-                    wanted: old.clone(),
-                    stamp,
-                });
-            }
-        }
-    }
-    steps
-}
-
 /// Returns the stamp that each restarted workload had before the upgrade.
-fn former_stamps(started: &[StartedStep]) -> BTreeMap<(Name, WorkloadRef), Option<String>> {
+pub fn former_stamps(started: &[StartedStep]) -> BTreeMap<WorkloadKey, Option<String>> {
     let mut stamps = BTreeMap::new();
     for (step, capture) in started {
         if let Step::Restart {

@@ -29,7 +29,10 @@ pub(super) async fn check(
     if carried && seen.rollout == Readiness::Ready {
         return Ok(StepCheck::Done);
     }
-    if place.progress.is_started() && seen.stamp == goal {
+    // A workload whose live pods all carry the sidecar is not restarted once more, even if the
+    // controller is not content with the pods. Only a former stamp is still restored.
+    let restores = matches!(stamp, Stamp::Former { .. }) && seen.stamp != goal;
+    if (place.progress.is_started() && seen.stamp == goal) || (carried && !restores) {
         return Ok(check_rollout(member, workload, wanted, &seen));
     }
     Ok(StepCheck::Ready {
@@ -46,7 +49,14 @@ fn check_rollout(
     seen: &ObservedWorkload,
 ) -> StepCheck {
     match &seen.rollout {
-        Readiness::Pending(reason) => StepCheck::Waiting(reason.clone()),
+        Readiness::Pending(reason) => StepCheck::Replacing {
+            reason: reason.clone(),
+            replaced: seen
+                .live
+                .iter()
+                .filter(|pod| !pod.terminating && pod.sidecar.as_ref() == Some(wanted))
+                .count(),
+        },
         Readiness::Failing(problem) => StepCheck::Blocked(problem.clone()),
         Readiness::Ready => {
             let mut odd = seen

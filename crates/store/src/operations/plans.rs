@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::db::query_areas::OperationQueries;
 use crate::db::statements::require_one_row;
 use crate::error::{decode_column, to_json};
-use crate::{AccessFilter, Page, StoreError};
+use crate::{AccessFilter, NewStep, Page, StoreError};
 
 /// A wave of a plan, without its steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,17 +62,29 @@ impl OperationQueries<'_, '_> {
         .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(done.rows_affected(), StoreError::Fenced)?;
-        let steps: Vec<(i32, &Step)> = (0i32..)
-            .zip(&plan.waves)
+        let waves = (0i32..).zip(&plan.waves);
+        let steps: Vec<NewStep> = waves
             .flat_map(|(wave, steps)| steps.steps.iter().map(move |step| (wave, step)))
+            .zip(0i32..)
+            .map(|((wave, step), number)| NewStep {
+                number,
+                wave,
+                step: step.clone(),
+            })
             .collect();
-        for (chunk, first) in steps
-            .chunks(MAX_STEPS_PER_INSERT)
-            .zip((0i32..).step_by(MAX_STEPS_PER_INSERT))
-        {
-            let numbers: Vec<i32> = (first..).take(chunk.len()).collect();
-            let waves: Vec<i32> = chunk.iter().map(|(wave, _)| *wave).collect();
-            let bodies: Vec<Value> = chunk.iter().map(|(_, step)| to_json(step)).collect();
+        self.insert_steps(id, &steps).await
+    }
+
+    /// Inserts steps of a plan.
+    pub(super) async fn insert_steps(
+        &mut self,
+        id: OperationId,
+        steps: &[NewStep],
+    ) -> Result<(), StoreError> {
+        for chunk in steps.chunks(MAX_STEPS_PER_INSERT) {
+            let numbers: Vec<i32> = chunk.iter().map(|step| step.number).collect();
+            let waves: Vec<i32> = chunk.iter().map(|step| step.wave).collect();
+            let bodies: Vec<Value> = chunk.iter().map(|step| to_json(&step.step)).collect();
             sqlx::query!(
                 "INSERT INTO operation_items (tenant_id, operation_id, number, wave, step)
                  SELECT $1, $2, item.* FROM unnest($3::integer[], $4::integer[], $5::jsonb[]) AS item",

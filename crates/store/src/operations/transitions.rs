@@ -190,7 +190,7 @@ impl UpgradeQueries<'_, '_> {
             Signal::Resume | Signal::Retry => {
                 self.tx.operations().read_ended_stage(operation).await?
             }
-            Signal::Pause | Signal::Cancel => None,
+            Signal::Pause | Signal::Cancel | Signal::Skip => None,
         };
         let Some(ended) = ended else {
             return self

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
 use meshwright_model::operation::{OperationState, Signal, StepEvent};
+use meshwright_model::plan::Step;
 use meshwright_model::webhook::EventKind;
 
 use crate::db::query_areas::OperationQueries;
@@ -34,9 +35,22 @@ impl PendingSignals {
     }
 }
 
+/// A step that a worker adds to a plan which is stored already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewStep {
+    /// Number of the step within the plan, the next one after the last.
+    pub number: i32,
+    /// Number of the step's wave within the plan, from 0.
+    pub wave: i32,
+    /// Step with its arguments.
+    pub step: Step,
+}
+
 /// The changes of one operation that a worker writes in one transaction.
 #[derive(Debug, Clone, Default)]
 pub struct OperationUpdate {
+    /// Steps that are added to the plan, before the events are written.
+    pub new_steps: Vec<NewStep>,
     /// New step events, each with the number of its step.
     pub step_events: Vec<(i32, StepEvent)>,
     /// New state of the operation; `None` when it did not change.
@@ -123,6 +137,8 @@ impl OperationQueries<'_, '_> {
         .execute(&mut *self.tx.inner)
         .await?;
         require_one_row(held.rows_affected(), StoreError::Fenced)?;
+        self.insert_steps(claim.operation, &record.new_steps)
+            .await?;
         if !record.step_events.is_empty() {
             let numbers: Vec<i32> = record
                 .step_events

@@ -49,7 +49,8 @@ fn goal_digest(item: &PlannedStep) -> Option<Digest> {
     let value = match &item.step {
         Step::Set { to, .. } => to.as_deref(),
         Step::Restart { wanted, .. } => Some(wanted.image.as_str()),
-        Step::Probe { .. }
+        Step::Converge { .. }
+        | Step::Probe { .. }
         | Step::AwaitReady { .. }
         | Step::AwaitUnused { .. }
         | Step::AwaitGone { .. }

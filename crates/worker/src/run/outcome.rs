@@ -153,7 +153,7 @@ impl Run<'_> {
             step_events: facts,
             state,
             seen_signal_seq: seen,
-            waiting_for: None,
+            ..OperationUpdate::default()
         };
         let _locked = self.record_state(&mut tx, &record).await?;
         tx.operations()

@@ -7,7 +7,7 @@ use meshwright_model::leftover::Leftover;
 use meshwright_model::operation::{OperationKind, OperationState};
 use meshwright_model::plan::{Plan, Target};
 use meshwright_model::upgrade::{LabelPolicy, UpgradeState};
-use meshwright_rollout::plan::MeshTopology;
+use meshwright_rollout::plan::{MeshTopology, rollback};
 use meshwright_rollout::ports::{ClusterError, MeshClusters};
 use meshwright_store::{OperationUpdate, StoreError, WaveSummary};
 
@@ -225,6 +225,13 @@ impl Run<'_> {
         }
         let history = tx.operations().list_started_steps(upgrade).await?;
         locked.commit_and_renew(tx).await?;
+        if self.operation.kind == OperationKind::Rollback {
+            let started: Vec<_> = history
+                .iter()
+                .map(|(_, step, capture)| (step.clone(), capture.clone()))
+                .collect();
+            self.former_stamps = rollback::former_stamps(&started);
+        }
         Ok(Some((history, known.choice.labels)))
     }
 }

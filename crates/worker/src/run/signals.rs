@@ -28,6 +28,10 @@ impl Run<'_> {
                     self.operation.state = OperationState::Running;
                     self.retry_failed_steps().await?;
                 }
+                Signal::Skip => {
+                    self.operation.state = OperationState::Running;
+                    self.skip_failed_steps().await?;
+                }
                 Signal::Cancel => return self.cancel_operation(seen).await.map(Some),
             }
         }
@@ -56,17 +60,43 @@ impl Run<'_> {
         Ok(None)
     }
 
+    /// Goes on without the steps that cannot be carried out: those that failed, and the workloads
+    /// that no restart of ours can replace. The search for further workloads ends with them.
+    async fn skip_failed_steps(&mut self) -> Result<(), StoreError> {
+        let left: Vec<i32> = self
+            .steps
+            .iter()
+            .filter(|item| self.belongs_to_search(item))
+            .filter(|item| item.progress.failed.is_some() || item.progress.excluded.is_some())
+            .map(|item| item.number)
+            .collect();
+        self.add_event_to_steps(&left, &StepEvent::Skipped).await
+    }
+
     /// Lets every failed step try again. Restarts get a new stamp, because the attempt is part of
     /// it.
     async fn retry_failed_steps(&mut self) -> Result<(), StoreError> {
-        let failed = self
+        let failed: Vec<i32> = self
             .steps
-            .iter_mut()
-            .filter(|item| item.progress.failed.is_some());
+            .iter()
+            .filter(|item| item.progress.failed.is_some())
+            .map(|item| item.number)
+            .collect();
+        self.add_event_to_steps(&failed, &StepEvent::Retried).await
+    }
+
+    /// Adds an event to the steps with these numbers, and starts all times again.
+    async fn add_event_to_steps(
+        &mut self,
+        numbers: &[i32],
+        event: &StepEvent,
+    ) -> Result<(), StoreError> {
         let mut facts = Vec::new();
-        for item in failed {
-            item.progress.apply_event(&StepEvent::Retried);
-            facts.push((item.number, StepEvent::Retried));
+        for item in &mut self.steps {
+            if numbers.contains(&item.number) {
+                item.progress.apply_event(event);
+                facts.push((item.number, event.clone()));
+            }
         }
         self.samples.clear();
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;

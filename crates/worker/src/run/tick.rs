@@ -4,30 +4,19 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use jiff::{SignedDuration, Timestamp};
 use meshwright_model::operation::{OperationKind, Problem, StepEvent};
 use meshwright_model::plan::{Step, Target};
 use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::decide::{Decision, StepTiming as StepRun, decide};
 use meshwright_rollout::ports::{ClusterError, MeshClusters, ObjectVersion};
 use meshwright_rollout::step::{StepCheck, is_irrevocable};
-use meshwright_store::{OperationUpdate, PlannedStep, StoreError};
+use meshwright_store::{NewStep, OperationUpdate, PlannedStep, StoreError};
 
 use super::{Run, RunEnd, outcome};
 use crate::metrics;
 
 /// Maximum number of concurrent calls to clusters for one operation.
 pub(super) const MAX_CONCURRENT_CALLS: usize = 16;
-
-/// Summary of the checks of one step. It lives in memory only: when another claim takes over, the
-/// count starts again.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Samples {
-    first_at: Timestamp,
-    last_at: Timestamp,
-    answered_at: Timestamp,
-    goal_seen: Option<(u32, Timestamp)>,
-}
 
 /// Result of one round, which tells the loop how to continue.
 pub(super) enum LoopControl {
@@ -53,27 +42,6 @@ enum ApplyOutcome {
 }
 
 impl Run<'_> {
-    /// Returns the steps to check in this round: those in progress first, then new ones up to the
-    /// limit of the wave.
-    fn steps_to_check(&self) -> Vec<usize> {
-        let open = |item: &&PlannedStep| !item.progress.done;
-        let Some(wave) = self.steps.iter().filter(open).map(|item| item.wave).min() else {
-            return Vec::new();
-        };
-        let width = self
-            .operation
-            .waves
-            .as_ref()
-            .and_then(|waves| waves.get(wave))
-            .map_or(usize::MAX, |head| head.width);
-        let mut chosen: Vec<usize> = (0..self.steps.len())
-            .filter(|index| self.steps[*index].wave == wave && !self.steps[*index].progress.done)
-            .collect();
-        chosen.sort_by_key(|index| !self.steps[*index].progress.is_started());
-        chosen.truncate(width);
-        chosen
-    }
-
     /// Runs one round: processes signals, checks the due steps, records the intent of the writes,
     /// and sends them.
     pub(super) async fn reconcile_steps(
@@ -99,7 +67,7 @@ impl Run<'_> {
         looked.sort_by_key(|(index, _)| *index);
         self.lease.mark_progress();
         let (mut facts, mut acts, mut found) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut blocked, mut waits) = (Vec::new(), None);
+        let (mut blocked, mut waits, mut added) = (Vec::new(), None, Vec::new());
         for (index, check) in looked {
             let run = self.add_sample(index, &check);
             let item = &self.steps[index];
@@ -111,6 +79,17 @@ impl Run<'_> {
                 } => acts.push((index, capture, mark)),
                 Decision::Wait(reason) => {
                     waits.get_or_insert_with(|| format!("{}: {reason}", item.step));
+                }
+                Decision::AddRestarts(restarts) => {
+                    let (steps, excluded) = self.number_restarts(item.wave, restarts);
+                    added.extend(steps);
+                    facts.extend(excluded);
+                }
+                Decision::Pause(met) if self.stand_aside(item, &met).is_some() => {
+                    facts.extend(
+                        self.stand_aside(item, &met)
+                            .map(|event| (item.number, event)),
+                    );
                 }
                 Decision::Pause(met) => {
                     facts.push((
@@ -136,29 +115,17 @@ impl Run<'_> {
         // A repeated write does not count as an advance. A cluster that accepts none of them must
         // not be called without a pause.
         let onward = !facts.is_empty()
+            || !added.is_empty()
             || acts
                 .iter()
                 .any(|(index, ..)| !self.steps[*index].progress.is_started());
-        self.record_intent(facts, &acts, waits).await?;
+        self.record_intent(facts, added, &acts, waits).await?;
         self.lease.mark_progress();
         Ok(match self.apply_steps(world.as_ref(), acts).await? {
             ApplyOutcome::Sent if onward => LoopControl::Advanced,
             ApplyOutcome::Sent => LoopControl::Waiting,
             ApplyOutcome::Ended(end) => LoopControl::Ended(end),
         })
-    }
-
-    /// Returns the steps whose last check was long enough ago.
-    fn due_steps(&self, mut chosen: Vec<usize>) -> Vec<usize> {
-        let now = self.now();
-        chosen.retain(|index| {
-            let item = &self.steps[*index];
-            let between = self.engine.settings.timeouts.min_check_interval(&item.step);
-            self.samples
-                .get(&item.number)
-                .is_none_or(|looks| now.duration_since(looks.last_at) >= between)
-        });
-        chosen
     }
 
     /// Checks steps concurrently. A step whose target could not be fenced gets that error instead
@@ -172,12 +139,13 @@ impl Run<'_> {
             Vec::with_capacity(chosen.len());
         for index in chosen.iter().copied() {
             let (item, limit) = (&self.steps[index], self.engine.settings.cluster_timeout);
-            let place = self.step_context(item);
             let open = self.fencing_error(index).cloned();
             looks.push(Box::pin(async move {
                 if let Some(error) = open {
                     return (index, Err(error));
                 }
+                let restarts = self.restarts_beside(item);
+                let place = self.step_context(item, &restarts);
                 let looked = tokio::time::timeout(limit, place.check(world)).await;
                 (
                     index,
@@ -191,45 +159,12 @@ impl Run<'_> {
             .await
     }
 
-    /// Adds one check to the samples of a step and returns its times.
-    fn add_sample(&mut self, index: usize, check: &Result<StepCheck, ClusterError>) -> StepRun {
-        let now = self.now();
-        let looks = self
-            .samples
-            .entry(self.steps[index].number)
-            .or_insert(Samples {
-                first_at: now,
-                last_at: now,
-                answered_at: now,
-                goal_seen: None,
-            });
-        looks.last_at = now;
-        if !matches!(check, Err(ClusterError::Unreachable { .. })) {
-            looks.answered_at = now;
-        }
-        looks.goal_seen = match (check, looks.goal_seen) {
-            (Ok(StepCheck::Done), None) => Some((1, now)),
-            (Ok(StepCheck::Done), Some((count, since))) => Some((count + 1, since)),
-            _ => None,
-        };
-        let since = |then: Timestamp| now.duration_since(then);
-        let goal_seen = looks
-            .goal_seen
-            .map_or((0, SignedDuration::ZERO), |(count, first)| {
-                (count, since(first))
-            });
-        StepRun {
-            waited: since(looks.first_at),
-            silent: since(looks.answered_at),
-            goal_seen,
-        }
-    }
-
     /// Records the intent to write, with the captures that an undo restores. No write is sent
     /// before this commit.
     async fn record_intent(
         &mut self,
         mut facts: Vec<(i32, StepEvent)>,
+        added: Vec<NewStep>,
         acts: &[(usize, Option<String>, ObjectVersion)],
         waits: Option<String>,
     ) -> Result<(), StoreError> {
@@ -245,7 +180,7 @@ impl Run<'_> {
         // A repeated write has no new event to record, but the check before it may have ended after
         // the end of this claim. The record that follows the check proves that the claim is still
         // valid.
-        if facts.is_empty() && waiting_for.is_none() && acts.is_empty() {
+        if facts.is_empty() && added.is_empty() && waiting_for.is_none() && acts.is_empty() {
             return Ok(());
         }
         let no_way_back = self.operation.kind == OperationKind::Retire
@@ -266,6 +201,7 @@ impl Run<'_> {
                 .for_each(|entry| tx.audit().record_audit(entry));
         }
         let record = OperationUpdate {
+            new_steps: added,
             step_events: facts,
             waiting_for,
             ..OperationUpdate::default()
@@ -274,6 +210,7 @@ impl Run<'_> {
         locked.commit_and_renew(tx).await?;
         metrics::count_record(&self.operation, &record, self.now());
         self.waiting_for = waits;
+        self.extend_plan(&record.new_steps);
         for (number, fact) in &record.step_events {
             if let Some(item) = self.steps.iter_mut().find(|item| item.number == *number) {
                 item.progress.apply_event(fact);
@@ -295,7 +232,7 @@ impl Run<'_> {
         for (index, _, mark) in &acts {
             let index = *index;
             let item = &self.steps[index];
-            let (place, permit) = (self.step_context(item), &permit);
+            let (place, permit) = (self.step_context(item, &[]), &permit);
             pushes.push(Box::pin(async move {
                 (index, place.act(world, mark, permit).await)
             }));
@@ -304,7 +241,7 @@ impl Run<'_> {
             .buffer_unordered(MAX_CONCURRENT_CALLS)
             .collect()
             .await;
-        let mut refused = Vec::new();
+        let (mut refused, mut aside) = (Vec::new(), Vec::new());
         for (index, answer) in answers {
             match answer {
                 Ok(()) | Err(ClusterError::Changed { .. } | ClusterError::Unreachable { .. }) => {}
@@ -317,7 +254,11 @@ impl Run<'_> {
                         &self.engine.settings.timeouts,
                     );
                     if let Decision::Pause(problem) = decided {
-                        refused.push((index, problem));
+                        let item = &self.steps[index];
+                        match self.stand_aside(item, &problem) {
+                            Some(event) => aside.push((item.number, event)),
+                            None => refused.push((index, problem)),
+                        }
                     }
                 }
             }
@@ -327,10 +268,14 @@ impl Run<'_> {
             let problem = problem.clone();
             (self.steps[*index].number, StepEvent::Failed { problem })
         };
-        let facts = refused.iter().map(failed).collect();
+        let facts: Vec<_> = refused.iter().map(failed).chain(aside.clone()).collect();
         if let Some(problem) = self.merge_problems(refused) {
             let end = self.stop_on_problem(problem, facts).await?;
             return Ok(ApplyOutcome::Ended(end));
+        }
+        if !aside.is_empty() {
+            self.record_intent(aside, Vec::new(), &[], self.waiting_for.clone())
+                .await?;
         }
         Ok(ApplyOutcome::Sent)
     }

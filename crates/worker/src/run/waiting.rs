@@ -37,7 +37,9 @@ impl Run<'_> {
                 self.pause_operation(problem, Vec::new()).await
             }
             // Only a step can be done or act. Its decision says nothing about a plan.
-            Decision::Done | Decision::Act { .. } | Decision::Stop => Ok(RunEnd::LeaseLost),
+            Decision::Done | Decision::Act { .. } | Decision::AddRestarts(_) | Decision::Stop => {
+                Ok(RunEnd::LeaseLost)
+            }
         }
     }
 

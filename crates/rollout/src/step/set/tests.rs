@@ -152,6 +152,9 @@ async fn undo_of_a_rewrite_to_the_present_address_removes_the_target() {
         number: 0,
         step: &installs,
         progress: &Progress::default(),
+        restarts: &[],
+        former_stamps: &BTreeMap::new(),
+        unused_proof: None,
     };
     let checked = place.check(&FormerAddress("1.27.9.1")).await;
     let Ok(StepCheck::Ready { capture, .. }) = checked else {

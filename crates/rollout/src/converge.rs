@@ -1,0 +1,368 @@
+//! Decides the next restarts of a roll-out from a fresh look at the workloads: a pure function. The
+//! data plane is moved by looking, not by a list, because pods, workloads and namespaces come and
+//! go while a roll-out runs.
+//!
+//! A workload that cannot be moved stands aside and stops no other one. At the end it is named with
+//! its reason.
+
+use meshwright_model::Name;
+use meshwright_model::observation::RestartBlocker;
+use meshwright_model::operation::{Problem, Progress};
+use meshwright_model::plan::{FormerPods, Sidecar, Stamp, Step, WorkloadRef};
+use meshwright_model::problem::ProblemCode;
+
+use crate::ports::{NextPod, RevisionUser};
+
+/// Number of restarts after which a workload whose pods still come back wrong stands aside.
+const MAX_RESTARTS_PER_WORKLOAD: usize = 5;
+/// Maximum number of workloads and pods that one message names.
+const MAX_NAMED: usize = 20;
+
+/// Member and name of a workload.
+pub type WorkloadKey = (Name, WorkloadRef);
+
+/// Pods that a roll-out replaces, and its limit.
+#[derive(Debug, Clone, Copy)]
+pub struct Goal<'a> {
+    /// Pods of which none may be left at the end.
+    pub off: Option<&'a FormerPods>,
+    /// True if every pod is replaced that differs from the pod that its workload would create now.
+    pub outdated: bool,
+    /// Number of workloads whose restart may fail before no further restart begins.
+    pub max_failures: usize,
+}
+
+/// Workload that may need a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Member that holds the workload, and the workload.
+    pub key: WorkloadKey,
+    /// Sidecar of each live pod.
+    pub live: Vec<Option<Sidecar>>,
+    /// Reason why a changed template would not replace the pods.
+    pub blocker: Option<RestartBlocker>,
+    /// True for a workload in the mesh's own namespace, such as a gateway. These come last.
+    pub of_mesh: bool,
+    /// Restart stamp from before the upgrade, for a workload that still carries a stamp of the
+    /// upgrade.
+    pub former_stamp: Option<Option<String>>,
+    /// Admission's answer to a new pod of the workload.
+    pub next: NextPod,
+}
+
+/// Restarts of one workload that the operation has planned so far.
+#[derive(Debug, Clone, Default)]
+pub struct RestartHistory {
+    /// Number of restarts in the plan.
+    pub count: usize,
+    /// Progress of the newest one.
+    pub last: Progress,
+}
+
+impl RestartHistory {
+    fn is_open(&self) -> bool {
+        self.count > 0 && !self.last.is_closed() && self.last.failed.is_none()
+    }
+}
+
+/// Restart to add to the plan. An excluded one is listed with its reason and writes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRestart {
+    /// Step that restarts the workload.
+    pub step: Step,
+    /// Reason why no restart of ours can replace the pods now.
+    pub excluded: Option<Problem>,
+}
+
+/// Next action of a roll-out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NextMove {
+    /// Add these restarts to the plan.
+    Restart(Vec<NewRestart>),
+    /// Look again later, for this reason.
+    Wait(String),
+    /// No pod is left that has to be replaced.
+    Done,
+    /// Only workloads and pods are left that no restart of ours moves, as the problem says.
+    Partial(Problem),
+}
+
+/// Answer for one workload.
+enum Verdict {
+    /// Its pods are as they should be, or are not in the mesh.
+    Fine,
+    /// A restart of it is under way, or its pods are replaced without us.
+    UnderWay,
+    /// A person decided to go on without it.
+    Skipped,
+    /// It needs a restart.
+    Restart { wanted: Sidecar, stamp: Stamp },
+    /// It cannot be moved, for this reason.
+    Left { problem: Problem, failed: bool },
+}
+
+/// Decides the next action of a roll-out. `others` are live pods that no restart of ours reaches.
+/// While a restart is under way the others and the failures wait.
+pub fn next_move(
+    goal: &Goal<'_>,
+    candidates: &[Candidate],
+    history: &dyn Fn(&WorkloadKey) -> RestartHistory,
+    others: &[RevisionUser],
+) -> NextMove {
+    let judged: Vec<(&Candidate, RestartHistory, Verdict)> = candidates
+        .iter()
+        .map(|candidate| {
+            let past = history(&candidate.key);
+            let verdict = judge(goal, candidate, &past);
+            (candidate, past, verdict)
+        })
+        .collect();
+    let failures = judged
+        .iter()
+        .filter(|(.., verdict)| matches!(verdict, Verdict::Left { failed: true, .. }))
+        .count();
+    let under_way = judged
+        .iter()
+        .filter(|(.., verdict)| matches!(verdict, Verdict::UnderWay))
+        .count();
+    let mut added = if failures >= goal.max_failures {
+        Vec::new()
+    } else {
+        new_restarts(&judged)
+    };
+    added.extend(new_exclusions(&judged));
+    if !added.is_empty() {
+        return NextMove::Restart(added);
+    }
+    if under_way > 0 {
+        return NextMove::Wait(format!("{under_way} workloads are being restarted"));
+    }
+    let left: Vec<String> = judged
+        .iter()
+        .filter_map(|(candidate, _, verdict)| left_text(candidate, verdict))
+        .chain(
+            others
+                .iter()
+                .map(|pod| format!("{pod} (no workload of ours restarts it)")),
+        )
+        .collect();
+    if left.is_empty() {
+        NextMove::Done
+    } else {
+        NextMove::Partial(partial_problem(goal, failures, &left))
+    }
+}
+
+/// Judges one workload.
+fn judge(goal: &Goal<'_>, candidate: &Candidate, past: &RestartHistory) -> Verdict {
+    if past.is_open() {
+        return Verdict::UnderWay;
+    }
+    let former = |pod: &Sidecar| goal.off.is_some_and(|off| off.include(pod));
+    let used = candidate.live.iter().flatten().any(former);
+    let left = |problem: Problem| Verdict::Left {
+        problem,
+        failed: false,
+    };
+    let wanted = match &candidate.next {
+        NextPod::Injected(sidecar) => sidecar,
+        NextPod::NotInjected if used => return left(not_injected_problem(candidate)),
+        NextPod::Refused(reason) if used || goal.off.is_none() => {
+            return left(refused_problem(candidate, reason));
+        }
+        NextPod::NotInjected | NextPod::Refused(_) => return Verdict::Fine,
+    };
+    let differs = goal.outdated
+        && candidate
+            .live
+            .iter()
+            .any(|pod| pod.as_ref() != Some(wanted));
+    if !used && !differs && candidate.former_stamp.is_none() {
+        return Verdict::Fine;
+    }
+    if past.last.skipped {
+        return Verdict::Skipped;
+    }
+    if let (Some(problem), false) = (&past.last.failed, past.last.is_closed()) {
+        return Verdict::Left {
+            problem: problem.clone(),
+            failed: true,
+        };
+    }
+    if former(wanted) {
+        return left(same_revision_problem(candidate, wanted));
+    }
+    if let Some(blocker) = candidate.blocker {
+        return match blocker {
+            RestartBlocker::SelfRolling => Verdict::UnderWay,
+            other => left(blocker_problem(candidate, other)),
+        };
+    }
+    if past.count >= MAX_RESTARTS_PER_WORKLOAD {
+        return left(comes_back_problem(candidate));
+    }
+    Verdict::Restart {
+        wanted: wanted.clone(),
+        stamp: match (&candidate.former_stamp, past.count) {
+            (Some(value), 0) => Stamp::Former {
+                value: value.clone(),
+            },
+            _ => Stamp::Fresh,
+        },
+    }
+}
+
+/// Returns the restarts to begin. Workloads of the mesh's own namespace wait until no other one
+/// needs a restart or is being restarted, because traffic enters through them.
+fn new_restarts(judged: &[(&Candidate, RestartHistory, Verdict)]) -> Vec<NewRestart> {
+    let is_open =
+        |verdict: &Verdict| matches!(verdict, Verdict::Restart { .. } | Verdict::UnderWay);
+    let others_first = judged
+        .iter()
+        .any(|(candidate, _, verdict)| !candidate.of_mesh && is_open(verdict));
+    judged
+        .iter()
+        .filter(|(candidate, ..)| !(candidate.of_mesh && others_first))
+        .filter_map(|(candidate, _, verdict)| match verdict {
+            Verdict::Restart { wanted, stamp } => Some(NewRestart {
+                step: restart_step(candidate, wanted.clone(), stamp.clone()),
+                excluded: None,
+            }),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Returns the entries of workloads that cannot be restarted and that the plan does not list yet.
+fn new_exclusions(judged: &[(&Candidate, RestartHistory, Verdict)]) -> Vec<NewRestart> {
+    let entry = |candidate: &Candidate, problem: &Problem| {
+        let wanted = match &candidate.next {
+            NextPod::Injected(sidecar) => sidecar.clone(),
+            NextPod::NotInjected | NextPod::Refused(_) => {
+                candidate.live.iter().flatten().next()?.clone()
+            }
+        };
+        Some(NewRestart {
+            step: restart_step(candidate, wanted, Stamp::Fresh),
+            excluded: Some(problem.clone()),
+        })
+    };
+    judged
+        .iter()
+        .filter_map(|(candidate, past, verdict)| match verdict {
+            Verdict::Left {
+                problem,
+                failed: false,
+            } if past.last.excluded.as_ref().map(|known| &known.code) != Some(&problem.code) => {
+                entry(candidate, problem)
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+fn restart_step(candidate: &Candidate, wanted: Sidecar, stamp: Stamp) -> Step {
+    let (member, workload) = candidate.key.clone();
+    Step::Restart {
+        member,
+        workload,
+        wanted,
+        stamp,
+    }
+}
+
+fn left_text(candidate: &Candidate, verdict: &Verdict) -> Option<String> {
+    match verdict {
+        Verdict::Left { problem, .. } => Some(format!(
+            "{} in {} ({})",
+            candidate.key.1,
+            candidate.key.0,
+            problem.message.trim_end_matches('.')
+        )),
+        _ => None,
+    }
+}
+
+/// Builds the problem of a roll-out that restarted all workloads except those that it names.
+fn partial_problem(goal: &Goal<'_>, failures: usize, left: &[String]) -> Problem {
+    let pods = goal.off.map_or_else(
+        || "outdated pods".to_owned(),
+        |former| format!("pods of {former}"),
+    );
+    let mut named = left[..left.len().min(MAX_NAMED)].join("; ");
+    if left.len() > MAX_NAMED {
+        named = format!("{named}; and {} more", left.len() - MAX_NAMED);
+    }
+    let stopped = if failures >= goal.max_failures {
+        format!(" No further restart was begun after {failures} had failed.")
+    } else {
+        String::new()
+    };
+    Problem::new(
+        ProblemCode::RolloutPartial,
+        format!("These still have {pods}: {named}.{stopped}"),
+        "Solve what is listed and retry, skip what is left, or roll back.",
+    )
+}
+
+fn not_injected_problem(candidate: &Candidate) -> Problem {
+    Problem::new(
+        ProblemCode::NotInjected,
+        format!(
+            "A new pod of {} would start without a sidecar.",
+            candidate.key.1
+        ),
+        "Restart it yourself if it is to leave the mesh, or label it to keep its sidecar; then retry.",
+    )
+}
+
+fn refused_problem(candidate: &Candidate, reason: &str) -> Problem {
+    Problem::new(
+        ProblemCode::NextPodRefused,
+        format!(
+            "A new pod of {} would be refused: {reason}.",
+            candidate.key.1
+        ),
+        "Remove what refuses the pod, then retry.",
+    )
+}
+
+fn same_revision_problem(candidate: &Candidate, wanted: &Sidecar) -> Problem {
+    Problem::new(
+        ProblemCode::TemplateNamesRevision,
+        format!(
+            "The labels of {} still ask for {}.",
+            candidate.key.1, wanted.revision
+        ),
+        "Let the pod template or the namespace name stable, or no revision at all; then retry.",
+    )
+}
+
+fn comes_back_problem(candidate: &Candidate) -> Problem {
+    Problem::new(
+        ProblemCode::InjectedByAnotherRevision,
+        format!(
+            "{} was restarted {MAX_RESTARTS_PER_WORKLOAD} times, and a pod with another sidecar appeared each time.",
+            candidate.key.1
+        ),
+        "Look at what creates its pods, then retry.",
+    )
+}
+
+fn blocker_problem(candidate: &Candidate, blocker: RestartBlocker) -> Problem {
+    let why = match blocker {
+        RestartBlocker::Paused => "is paused",
+        RestartBlocker::OnDelete => "has the update strategy OnDelete",
+        RestartBlocker::Partition => "keeps some of its pods by a partition",
+        RestartBlocker::SelfRolling => "is rolled by its Gateway",
+        RestartBlocker::Owned => "is owned by another controller, which would take a restart back",
+    };
+    Problem::new(
+        ProblemCode::CannotRestart,
+        format!("{} {why}.", candidate.key.1),
+        "Restart it yourself, then retry.",
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+//! Checks the next action of a roll-out: one odd workload stops no other one, and what is left is
+//! named with its reason.
+
+use std::collections::BTreeMap;
+
+use meshwright_model::operation::StepEvent;
+use meshwright_model::plan::WorkloadKind;
+
+use super::*;
+use crate::ports::UserKind;
+
+fn sidecar(revision: &str) -> Sidecar {
+    Sidecar {
+        revision: revision.parse().expect("a revision name"),
+        image: format!("hub/proxyv2:{revision}"),
+    }
+}
+
+fn old() -> FormerPods {
+    FormerPods {
+        revision: "1-25-1".parse().expect("a revision name"),
+        image: None,
+    }
+}
+
+/// Returns a workload with pods of the old revision, whose next pod gets the new one.
+fn candidate(name: &str) -> Candidate {
+    Candidate {
+        key: (
+            "c1".parse().expect("a name"),
+            WorkloadRef {
+                namespace: "shop".into(),
+                kind: WorkloadKind::Deployment,
+                name: name.into(),
+            },
+        ),
+        live: vec![Some(sidecar("1-25-1"))],
+        blocker: None,
+        of_mesh: false,
+        former_stamp: None,
+        next: NextPod::Injected(sidecar("1-27-9")),
+    }
+}
+
+/// Histories of workloads by name; a workload that is not listed has none.
+type Histories = BTreeMap<&'static str, RestartHistory>;
+
+fn ended(event: StepEvent) -> RestartHistory {
+    let mut last = Progress::default();
+    last.apply_event(&event);
+    RestartHistory { count: 1, last }
+}
+
+fn problem(code: ProblemCode) -> Problem {
+    Problem::new(code, "Its pods do not start.", "Look at them.")
+}
+
+fn failed() -> RestartHistory {
+    ended(StepEvent::Failed {
+        problem: problem(ProblemCode::WorkloadNotReady),
+    })
+}
+
+fn decide(off: Option<&FormerPods>, candidates: &[Candidate], known: &Histories) -> NextMove {
+    let history = |key: &WorkloadKey| known.get(key.1.name.as_str()).cloned().unwrap_or_default();
+    next_move(&goal(off), candidates, &history, &[])
+}
+
+/// Returns the goal of a rollback from these pods, or of a restart of everything outdated.
+fn goal(off: Option<&FormerPods>) -> Goal<'_> {
+    Goal {
+        off,
+        outdated: off.is_none(),
+        max_failures: 3,
+    }
+}
+
+/// Returns the names of the workloads that are restarted and of those that are excluded.
+fn planned(next: NextMove) -> (Vec<String>, Vec<String>) {
+    let NextMove::Restart(new) = next else {
+        panic!("{next:?}");
+    };
+    let name = |restart: &NewRestart| match &restart.step {
+        Step::Restart { workload, .. } => workload.name.clone(),
+        step => panic!("{step}"),
+    };
+    let (excluded, restarted): (Vec<_>, Vec<_>) =
+        new.iter().partition(|restart| restart.excluded.is_some());
+    (
+        restarted.into_iter().map(name).collect(),
+        excluded.into_iter().map(name).collect(),
+    )
+}
+
+#[test]
+fn d1_an_odd_workload_stops_no_other_one_and_is_listed_with_its_reason() {
+    let paused = Candidate {
+        blocker: Some(RestartBlocker::Paused),
+        ..candidate("paused")
+    };
+    let refused = Candidate {
+        next: NextPod::Refused("the quota is used up".into()),
+        ..candidate("refused")
+    };
+    let opted_out = Candidate {
+        next: NextPod::NotInjected,
+        ..candidate("opted-out")
+    };
+    let pinned = Candidate {
+        next: NextPod::Injected(sidecar("1-25-1")),
+        ..candidate("pinned")
+    };
+    let all = [paused, refused, opted_out, pinned, candidate("web")];
+    let (restarted, excluded) = planned(decide(Some(&old()), &all, &Histories::new()));
+    assert_eq!(restarted, ["web"]);
+    assert_eq!(excluded, ["paused", "refused", "opted-out", "pinned"]);
+}
+
+#[test]
+fn d1_what_is_left_at_the_end_is_named_and_nothing_is_restarted_twice() {
+    let paused = Candidate {
+        blocker: Some(RestartBlocker::Paused),
+        ..candidate("paused")
+    };
+    let known = Histories::from([
+        (
+            "paused",
+            ended(StepEvent::Excluded {
+                problem: problem(ProblemCode::CannotRestart),
+            }),
+        ),
+        ("broken", failed()),
+    ]);
+    let NextMove::Partial(left) = decide(Some(&old()), &[paused, candidate("broken")], &known)
+    else {
+        panic!("two workloads are left");
+    };
+    assert_eq!(left.code, ProblemCode::RolloutPartial);
+    assert!(
+        left.message.contains("shop/deployment/paused in c1")
+            && left.message.contains("Its pods do not start"),
+        "{}",
+        left.message
+    );
+}
+
+#[test]
+fn d1_a_failed_workload_without_old_pods_is_not_left() {
+    let moved = Candidate {
+        live: vec![Some(sidecar("1-27-9"))],
+        ..candidate("web")
+    };
+    let known = Histories::from([("web", failed())]);
+    assert_eq!(decide(Some(&old()), &[moved], &known), NextMove::Done);
+}
+
+#[test]
+fn d5_no_further_restart_begins_after_too_many_failures() {
+    let known = Histories::from([("a", failed()), ("b", failed()), ("c", failed())]);
+    let all = ["a", "b", "c", "d"].map(candidate);
+    let NextMove::Partial(left) = decide(Some(&old()), &all, &known) else {
+        panic!("three workloads have failed");
+    };
+    assert!(
+        left.message.contains("after 3 had failed"),
+        "{}",
+        left.message
+    );
+}
+
+#[test]
+fn gateways_of_the_mesh_wait_for_all_others() {
+    let gateway = Candidate {
+        of_mesh: true,
+        ..candidate("gateway")
+    };
+    let both = [gateway.clone(), candidate("web")];
+    let (restarted, _) = planned(decide(Some(&old()), &both, &Histories::new()));
+    assert_eq!(restarted, ["web"]);
+    let under_way = RestartHistory {
+        count: 1,
+        last: Progress::default(),
+    };
+    let known = Histories::from([("web", under_way)]);
+    assert!(matches!(
+        decide(Some(&old()), &both, &known),
+        NextMove::Wait(_)
+    ));
+    let (restarted, _) = planned(decide(Some(&old()), &[gateway], &Histories::new()));
+    assert_eq!(restarted, ["gateway"]);
+}
+
+#[test]
+fn b6_a_rollback_restores_a_former_stamp_even_without_a_new_pod() {
+    let stamped = Candidate {
+        live: vec![Some(sidecar("1-25-1"))],
+        former_stamp: Some(None),
+        next: NextPod::Injected(sidecar("1-25-1")),
+        ..candidate("web")
+    };
+    let new = FormerPods {
+        revision: "1-27-9".parse().expect("a revision name"),
+        image: None,
+    };
+    let NextMove::Restart(restarts) = decide(Some(&new), &[stamped], &Histories::new()) else {
+        panic!("the stamp is to be restored");
+    };
+    assert!(
+        matches!(
+            &restarts[0].step,
+            Step::Restart {
+                stamp: Stamp::Former { value: None },
+                ..
+            }
+        ),
+        "{restarts:?}"
+    );
+}
+
+#[test]
+fn d1_without_a_former_revision_every_pod_is_compared_with_the_next_one() {
+    let right = Candidate {
+        live: vec![Some(sidecar("1-27-9"))],
+        ..candidate("right")
+    };
+    let bare = Candidate {
+        live: vec![None],
+        ..candidate("bare")
+    };
+    let opted_out = Candidate {
+        live: vec![None],
+        next: NextPod::NotInjected,
+        ..candidate("opted-out")
+    };
+    let all = [right, bare, opted_out];
+    let (restarted, excluded) = planned(decide(None, &all, &Histories::new()));
+    assert_eq!((restarted, excluded), (vec!["bare".to_owned()], Vec::new()));
+}
+
+#[test]
+fn pods_without_a_workload_are_left() {
+    let bare = RevisionUser {
+        member: "c1".into(),
+        kind: UserKind::Pod,
+        name: "shop/one-off".into(),
+        workload: None,
+    };
+    let none = |_: &WorkloadKey| RestartHistory::default();
+    let NextMove::Partial(left) = next_move(&goal(Some(&old())), &[], &none, &[bare]) else {
+        panic!("a pod is left");
+    };
+    assert!(
+        left.message.contains("pod shop/one-off in c1"),
+        "{}",
+        left.message
+    );
+}
+
+#[test]
+fn b7_a_pod_born_in_the_mixed_window_is_restarted_by_the_rollback() {
+    let mixed = Candidate {
+        live: vec![Some(sidecar("1-25-1")), Some(sidecar("1-27-9"))],
+        next: NextPod::Injected(sidecar("1-25-1")),
+        ..candidate("web")
+    };
+    let new = FormerPods {
+        revision: "1-27-9".parse().expect("a revision name"),
+        image: None,
+    };
+    let NextMove::Restart(restarts) = decide(Some(&new), &[mixed], &Histories::new()) else {
+        panic!("a pod of the new revision is left");
+    };
+    assert!(
+        matches!(
+            &restarts[0].step,
+            Step::Restart {
+                stamp: Stamp::Fresh,
+                ..
+            }
+        ),
+        "{restarts:?}"
+    );
+}
+
+#[test]
+fn d1_in_place_only_pods_with_the_image_of_the_new_release_are_taken_back() {
+    let with_image = |image: &str| Sidecar {
+        image: image.into(),
+        ..sidecar("1-25-1")
+    };
+    let new = FormerPods {
+        revision: "1-25-1".parse().expect("a revision name"),
+        image: Some("new".into()),
+    };
+    let next = NextPod::Injected(with_image("old"));
+    let rolled = Candidate {
+        live: vec![Some(with_image("new"))],
+        next: next.clone(),
+        ..candidate("rolled")
+    };
+    let pinned = Candidate {
+        live: vec![Some(with_image("pinned"))],
+        next,
+        ..candidate("pinned")
+    };
+    let (restarted, _) = planned(decide(Some(&new), &[rolled, pinned], &Histories::new()));
+    assert_eq!(restarted, ["rolled"]);
+}
+
+#[test]
+fn d1_a_pod_without_a_sidecar_in_a_labelled_namespace_needs_a_restart() {
+    let bare = Candidate {
+        live: vec![Some(sidecar("1-27-9")), None],
+        ..candidate("web")
+    };
+    let former = old();
+    let roll = Goal {
+        outdated: true,
+        ..goal(Some(&former))
+    };
+    let none = |_: &WorkloadKey| RestartHistory::default();
+    let (restarted, _) = planned(next_move(&roll, &[bare], &none, &[]));
+    assert_eq!(restarted, ["web"]);
+}

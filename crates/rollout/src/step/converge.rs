@@ -1,0 +1,165 @@
+//! Looks at the workloads of the mesh for a step that replaces pods until none is left.
+
+use std::collections::BTreeMap;
+
+use meshwright_model::injection::{Injection, injected_by};
+use meshwright_model::observation::{MemberObservation, NamespaceObservation, WorkloadObservation};
+use meshwright_model::plan::Step;
+use meshwright_model::version::RevisionName;
+
+use super::{StepCheck, StepContext};
+use crate::converge::{Candidate, Goal, NextMove, RestartHistory, WorkloadKey, next_move};
+use crate::ports::{ClusterError, MeshClusters, NextPod, RevisionUser, UserKind, UserSearch};
+
+/// A workload of a look, with the place where it was found.
+type FoundWorkload<'a> = (
+    &'a MemberObservation,
+    &'a NamespaceObservation,
+    &'a WorkloadObservation,
+);
+
+/// Checks which workloads have to be restarted, and turns the answer into the result of the step.
+pub(super) async fn check(
+    place: &StepContext<'_>,
+    world: &dyn MeshClusters,
+    goal: &Goal<'_>,
+    namespaces: Option<&[(meshwright_model::Name, String)]>,
+) -> Result<StepCheck, ClusterError> {
+    let survey = world.observe_mesh().await?;
+    let chosen = |member: &MemberObservation, namespace: &NamespaceObservation| {
+        namespaces.is_none_or(|list| {
+            list.iter()
+                .any(|(at, name)| *at == member.member && *name == namespace.name)
+        })
+    };
+    let found: Vec<FoundWorkload<'_>> = survey
+        .members
+        .iter()
+        .flat_map(|member| {
+            let namespaces = member.namespaces.iter();
+            namespaces.flat_map(move |namespace| {
+                let workloads = namespace.workloads.iter();
+                workloads.map(move |workload| (member, namespace, workload))
+            })
+        })
+        .filter(|(member, namespace, _)| chosen(member, namespace))
+        .filter(|found| place.may_need_restart(goal, *found))
+        .collect();
+    let candidates = ask_candidates(place, world, &found).await?;
+    let history = |key: &WorkloadKey| place.restart_history(key);
+    let others = match goal.off {
+        Some(former) if former.image.is_none() && !place.has_open_restart() => {
+            list_other_pods(world, &former.revision).await?
+        }
+        _ => Vec::new(),
+    };
+    Ok(match next_move(goal, &candidates, &history, &others) {
+        NextMove::Restart(restarts) => StepCheck::Restarts(restarts),
+        NextMove::Wait(reason) => StepCheck::Waiting(reason),
+        NextMove::Done => StepCheck::Done,
+        NextMove::Partial(problem) => StepCheck::Partial(problem),
+    })
+}
+
+/// Asks for the next pod of each workload, one call for each member.
+async fn ask_candidates(
+    place: &StepContext<'_>,
+    world: &dyn MeshClusters,
+    found: &[FoundWorkload<'_>],
+) -> Result<Vec<Candidate>, ClusterError> {
+    let mut by_member: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (member, _, workload) in found {
+        by_member
+            .entry(&member.member)
+            .or_default()
+            .push(workload.workload.clone());
+    }
+    let mut answers: BTreeMap<WorkloadKey, NextPod> = BTreeMap::new();
+    for (member, workloads) in by_member {
+        let told = world.ask_next_pods(member, &workloads).await?;
+        answers.extend(
+            told.into_iter()
+                .map(|(workload, next)| ((member.clone(), workload), next)),
+        );
+    }
+    let candidate = |(member, namespace, workload): &FoundWorkload<'_>| {
+        let key = (member.member.clone(), workload.workload.clone());
+        Some(Candidate {
+            next: answers.get(&key)?.clone(),
+            live: workload.live.clone(),
+            blocker: workload.stuck,
+            of_mesh: namespace.of_mesh,
+            former_stamp: place.former_stamp(&key, workload.stamp.as_ref()),
+            key,
+        })
+    };
+    Ok(found.iter().filter_map(candidate).collect())
+}
+
+/// Lists the live pods of a revision that no workload owns which we can restart.
+async fn list_other_pods(
+    world: &dyn MeshClusters,
+    revision: &RevisionName,
+) -> Result<Vec<RevisionUser>, ClusterError> {
+    let search = UserSearch {
+        revision,
+        left_behind: &[],
+        own_tags: false,
+    };
+    let mut users = world.list_users(&search).await?.users;
+    users.retain(|user| user.kind == UserKind::Pod && user.workload.is_none());
+    Ok(users)
+}
+
+impl StepContext<'_> {
+    /// Returns false for a workload that certainly needs no restart, so that the cluster is not
+    /// asked about it.
+    fn may_need_restart(
+        &self,
+        goal: &Goal<'_>,
+        (member, namespace, workload): FoundWorkload<'_>,
+    ) -> bool {
+        let key = (member.member.clone(), workload.workload.clone());
+        if self.former_stamp(&key, workload.stamp.as_ref()).is_some() {
+            return true;
+        }
+        let mut sidecars = workload.live.iter().flatten();
+        if sidecars.any(|pod| goal.off.is_some_and(|off| off.include(pod))) {
+            return true;
+        }
+        let by_labels = injected_by(&namespace.labels, &workload.template, &member.injectors);
+        goal.outdated
+            && !workload.live.is_empty()
+            && (!matches!(by_labels, Injection::NotInjected(_))
+                || workload.live.iter().any(Option::is_some))
+    }
+
+    /// Returns the stamp that a rollback restores, if the workload carries a stamp of the upgrade.
+    fn former_stamp(&self, key: &WorkloadKey, found: Option<&String>) -> Option<Option<String>> {
+        let former = self.former_stamps.get(key)?;
+        (former.as_ref() != found).then(|| former.clone())
+    }
+
+    /// Sums up the restarts of a workload that the step has added so far.
+    fn restart_history(&self, key: &WorkloadKey) -> RestartHistory {
+        let mut history = RestartHistory::default();
+        for (step, progress) in self.restarts {
+            if let Step::Restart {
+                member, workload, ..
+            } = step
+                && *member == key.0
+                && *workload == key.1
+            {
+                history.last = (*progress).clone();
+                history.count += usize::from(progress.excluded.is_none());
+            }
+        }
+        history
+    }
+
+    fn has_open_restart(&self) -> bool {
+        self.restarts
+            .iter()
+            .any(|(_, progress)| !progress.is_closed() && progress.failed.is_none())
+    }
+}

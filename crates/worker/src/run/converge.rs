@@ -1,0 +1,170 @@
+//! Keeps a roll-out going while single workloads cannot be restarted: chooses the steps of a round,
+//! adds the restarts that a look found, and lets a failed restart stand aside.
+
+use jiff::SignedDuration;
+use meshwright_model::operation::{Problem, Progress, StepEvent};
+use meshwright_model::plan::{Step, Target};
+use meshwright_model::problem::ProblemCode;
+use meshwright_rollout::converge::NewRestart;
+use meshwright_rollout::step::{StepContext, removed_revision};
+use meshwright_store::{NewStep, PlannedStep};
+
+use super::Run;
+
+/// Time between two looks for further workloads while restarts are under way. New pods of a
+/// workload may need a restart long before the slowest one is done.
+const LOOK_INTERVAL_DURING_RESTARTS: SignedDuration = SignedDuration::from_secs(30);
+
+impl Run<'_> {
+    /// Returns the steps to check in this round: the search for workloads, then the steps in
+    /// progress, then new ones up to the limit of the wave.
+    pub(super) fn steps_to_check(&self) -> Vec<usize> {
+        let open = |item: &&PlannedStep| !self.is_closed(item);
+        let Some(wave) = self.steps.iter().filter(open).map(|item| item.wave).min() else {
+            return Vec::new();
+        };
+        let width = self
+            .operation
+            .waves
+            .as_ref()
+            .and_then(|waves| waves.get(wave))
+            .map_or(usize::MAX, |head| head.width);
+        let (looks, mut chosen): (Vec<usize>, Vec<usize>) = (0..self.steps.len())
+            .filter(|index| self.steps[*index].wave == wave && !self.is_closed(&self.steps[*index]))
+            .partition(|index| is_converge(&self.steps[*index].step));
+        chosen.sort_by_key(|index| !self.steps[*index].progress.is_started());
+        chosen.truncate(width);
+        looks.into_iter().chain(chosen).collect()
+    }
+
+    /// Returns true for a step on which no more work follows, unless a person asks for it.
+    fn is_closed(&self, item: &PlannedStep) -> bool {
+        item.progress.is_closed() || (item.progress.failed.is_some() && self.may_stand_aside(item))
+    }
+
+    /// Returns true for a step whose failure must not stop the others: a restart in a wave that
+    /// looks for workloads again and again. The look names the failed ones at the end.
+    fn may_stand_aside(&self, item: &PlannedStep) -> bool {
+        matches!(item.step, Step::Restart { .. }) && self.belongs_to_search(item)
+    }
+
+    /// Returns true for a step that looks for workloads, and for the restarts that it has added.
+    pub(super) fn belongs_to_search(&self, item: &PlannedStep) -> bool {
+        self.steps
+            .iter()
+            .any(|other| other.wave == item.wave && is_converge(&other.step))
+    }
+
+    /// Returns the event with which a step stands aside because of a problem, or `None` if the
+    /// problem stops the operation. A cluster that is silent stops it, because both revisions must
+    /// be kept for that cluster.
+    pub(super) fn stand_aside(&self, item: &PlannedStep, problem: &Problem) -> Option<StepEvent> {
+        let problem = problem.clone();
+        // The label belongs to the users. A value that another party has set meanwhile is theirs.
+        let foreign_label = matches!(
+            item.step,
+            Step::Set {
+                target: Target::NamespaceLabel { .. },
+                ..
+            }
+        ) && problem.code.known() == Some(ProblemCode::ChangedBySomeoneElse);
+        if foreign_label {
+            return Some(StepEvent::Excluded { problem });
+        }
+        (self.may_stand_aside(item) && !problem.is_cluster_lost())
+            .then_some(StepEvent::Failed { problem })
+    }
+
+    /// Returns the minimum time between two checks of a step.
+    pub(super) fn min_check_interval(&self, item: &PlannedStep) -> SignedDuration {
+        let configured = self.engine.settings.timeouts.min_check_interval(&item.step);
+        if is_converge(&item.step) && self.has_open_restart(item.wave) {
+            configured.max(LOOK_INTERVAL_DURING_RESTARTS)
+        } else {
+            configured
+        }
+    }
+
+    /// Returns true while a restart of the wave is to be begun or under way.
+    pub(super) fn has_open_restart(&self, wave: usize) -> bool {
+        self.steps.iter().any(|item| {
+            item.wave == wave && matches!(item.step, Step::Restart { .. }) && !self.is_closed(item)
+        })
+    }
+
+    /// Builds the steps for restarts that a look found, and the events of those that are excluded.
+    pub(super) fn number_restarts(
+        &self,
+        wave: usize,
+        found: Vec<NewRestart>,
+    ) -> (Vec<NewStep>, Vec<(i32, StepEvent)>) {
+        let first = self.steps.iter().map(|item| item.number + 1).max();
+        let wave = i32::try_from(wave).expect("a plan has few waves");
+        let (mut steps, mut events) = (Vec::new(), Vec::new());
+        for (number, restart) in (first.unwrap_or(0)..).zip(found) {
+            if let Some(problem) = restart.excluded {
+                events.push((number, StepEvent::Excluded { problem }));
+            }
+            steps.push(NewStep {
+                number,
+                wave,
+                step: restart.step,
+            });
+        }
+        (steps, events)
+    }
+
+    /// Takes steps that were recorded into the plan of this claim.
+    pub(super) fn extend_plan(&mut self, added: &[NewStep]) {
+        self.steps.extend(added.iter().map(|new| PlannedStep {
+            number: new.number,
+            wave: usize::try_from(new.wave).expect("waves are counted from 0"),
+            step: new.step.clone(),
+            progress: Progress::default(),
+        }));
+    }
+
+    /// Returns the restarts that a search for workloads has added to its wave; empty for other
+    /// steps.
+    pub(super) fn restarts_beside(&self, item: &PlannedStep) -> Vec<(&Step, &Progress)> {
+        let beside = |other: &&PlannedStep| {
+            is_converge(&item.step)
+                && other.wave == item.wave
+                && matches!(other.step, Step::Restart { .. })
+        };
+        self.steps
+            .iter()
+            .filter(beside)
+            .map(|other| (&other.step, &other.progress))
+            .collect()
+    }
+
+    /// Returns the context that the checks and writes of a step need.
+    pub(super) fn step_context<'a>(
+        &'a self,
+        item: &'a PlannedStep,
+        restarts: &'a [(&'a Step, &'a Progress)],
+    ) -> StepContext<'a> {
+        let proves = |step: &Step| match step {
+            Step::AwaitUnused { revision, .. } => Some(revision) == removed_revision(&item.step),
+            _ => false,
+        };
+        StepContext {
+            operation: self.claim.operation,
+            number: item.number,
+            step: &item.step,
+            progress: &item.progress,
+            restarts,
+            former_stamps: &self.former_stamps,
+            unused_proof: self
+                .steps
+                .iter()
+                .map(|other| &other.step)
+                .find(|step| proves(step)),
+        }
+    }
+}
+
+fn is_converge(step: &Step) -> bool {
+    matches!(step, Step::Converge { .. })
+}

@@ -1,0 +1,96 @@
+//! Counts and times the checks of each step while a claim runs.
+
+use jiff::{SignedDuration, Timestamp};
+use meshwright_model::plan::Step;
+use meshwright_rollout::decide::StepTiming;
+use meshwright_rollout::ports::ClusterError;
+use meshwright_rollout::step::StepCheck;
+
+use super::Run;
+
+/// Summary of the checks of one step. It lives in memory only: when another claim takes over, the
+/// count starts again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Samples {
+    /// Time of the first check, or of the last progress.
+    waits_since: Timestamp,
+    last_at: Timestamp,
+    answered_at: Timestamp,
+    goal_seen: Option<(u32, Timestamp)>,
+    /// Number of pods that were replaced when the step last made progress.
+    replaced: usize,
+    partial_seen: u32,
+}
+
+impl Run<'_> {
+    /// Returns the steps whose last check was long enough ago.
+    pub(super) fn due_steps(&self, mut chosen: Vec<usize>) -> Vec<usize> {
+        let now = self.now();
+        chosen.retain(|index| {
+            let item = &self.steps[*index];
+            let between = self.min_check_interval(item);
+            self.samples
+                .get(&item.number)
+                .is_none_or(|looks| now.duration_since(looks.last_at) >= between)
+        });
+        chosen
+    }
+
+    /// Adds one check to the samples of a step and returns its times.
+    pub(super) fn add_sample(
+        &mut self,
+        index: usize,
+        check: &Result<StepCheck, ClusterError>,
+    ) -> StepTiming {
+        let now = self.now();
+        let item = &self.steps[index];
+        // While restarts are under way, each of them has its own limit.
+        let restarting =
+            matches!(item.step, Step::Converge { .. }) && self.has_open_restart(item.wave);
+        let looks = self
+            .samples
+            .entry(self.steps[index].number)
+            .or_insert(Samples {
+                waits_since: now,
+                last_at: now,
+                answered_at: now,
+                goal_seen: None,
+                replaced: 0,
+                partial_seen: 0,
+            });
+        looks.last_at = now;
+        match check {
+            Ok(StepCheck::Replacing { replaced, .. }) if *replaced > looks.replaced => {
+                (looks.waits_since, looks.replaced) = (now, *replaced);
+            }
+            Ok(StepCheck::Waiting(_) | StepCheck::Restarts(_)) if restarting => {
+                looks.waits_since = now;
+            }
+            _ => {}
+        }
+        looks.partial_seen = match check {
+            Ok(StepCheck::Partial(_)) => looks.partial_seen + 1,
+            _ => 0,
+        };
+        if !matches!(check, Err(ClusterError::Unreachable { .. })) {
+            looks.answered_at = now;
+        }
+        looks.goal_seen = match (check, looks.goal_seen) {
+            (Ok(StepCheck::Done), None) => Some((1, now)),
+            (Ok(StepCheck::Done), Some((count, since))) => Some((count + 1, since)),
+            _ => None,
+        };
+        let since = |then: Timestamp| now.duration_since(then);
+        let goal_seen = looks
+            .goal_seen
+            .map_or((0, SignedDuration::ZERO), |(count, first)| {
+                (count, since(first))
+            });
+        StepTiming {
+            waited: since(looks.waits_since),
+            silent: since(looks.answered_at),
+            goal_seen,
+            partial_seen: looks.partial_seen,
+        }
+    }
+}

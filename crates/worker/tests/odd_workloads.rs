@@ -1,0 +1,259 @@
+//! One workload never stops another: a roll-out moves what it can, names what is left with its reason, and goes on when a
+//! person says so. A rollback finds every pod of the new revision, whichever way it was born.
+
+use meshwright_model::ids::UpgradeId;
+use meshwright_model::operation::{OperationKind, OperationState, Problem, StepState};
+use meshwright_model::plan::{Step, Target, WorkloadKind, WorkloadRef};
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::{UpgradeState, Verb};
+use meshwright_rollout::ports::NextPod;
+use meshwright_testkit::Fleet;
+use meshwright_testkit::world::RolloutBehaviour;
+use serde_json::json;
+
+const OLD_IMAGE: &str = "lab/proxyv2:1.25.1";
+const NEW_IMAGE: &str = "lab/proxyv2:1.27.9";
+
+fn web(namespace: &str) -> WorkloadRef {
+    WorkloadRef {
+        namespace: namespace.into(),
+        kind: WorkloadKind::Deployment,
+        name: "web".into(),
+    }
+}
+
+async fn verifying(hold_seconds: u32) -> (Fleet, UpgradeId) {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet
+        .plan_upgrade("1.27.9.1", Strategy::Canary, hold_seconds)
+        .await;
+    fleet.apply_verb_and_run(upgrade, Verb::Start).await;
+    (fleet, upgrade)
+}
+
+fn paused(state: UpgradeState) -> Problem {
+    match state {
+        UpgradeState::Paused { problem, .. } => problem,
+        state => panic!("it is not paused: {state:?}"),
+    }
+}
+
+/// Returns the images of a workload's pods.
+fn images(fleet: &Fleet, member: &str, namespace: &str) -> String {
+    let picture = fleet.clusters.snapshot();
+    let start = format!("{namespace}/deployment/web in {member}: ");
+    picture
+        .lines()
+        .find_map(|line| line.strip_prefix(&start))
+        .unwrap_or_else(|| panic!("{picture}"))
+        .to_owned()
+}
+
+/// Returns the states of the restarts of a workload in the upgrade's current stage.
+async fn restart_states(fleet: &Fleet, upgrade: UpgradeId, namespace: &str) -> Vec<StepState> {
+    let operation = fleet.upgrade(upgrade).await.operation.expect("a stage");
+    let mut tx = fleet.db.begin_beside_workers().await;
+    let steps = tx
+        .operations()
+        .list_steps(operation)
+        .await
+        .expect("a stored plan");
+    steps
+        .iter()
+        .filter(|item| matches!(&item.step, Step::Restart { workload, .. } if workload.namespace == namespace))
+        .map(|item| item.progress.state())
+        .collect()
+}
+
+/// Promotes a canary whose workload `stable/web` in c2 never becomes ready.
+async fn promoted_with_a_broken_workload(hold_seconds: u32) -> (Fleet, UpgradeId) {
+    let (fleet, upgrade) = verifying(hold_seconds).await;
+    fleet
+        .clusters
+        .set_rollout_behaviour("c2", &web("stable"), RolloutBehaviour::NeverReady);
+    let problem = paused(fleet.apply_verb_and_run(upgrade, Verb::Promote).await.state);
+    assert_eq!(problem.code, "rollout_partial");
+    assert!(
+        problem.message.contains("stable/deployment/web in c2"),
+        "{}",
+        problem.message
+    );
+    (fleet, upgrade)
+}
+
+#[tokio::test]
+async fn d4_a_workload_that_never_becomes_ready_stops_no_other_one() {
+    let (fleet, upgrade) = promoted_with_a_broken_workload(3600).await;
+    for namespace in ["canary", "enabled", "explicit"] {
+        for member in ["c1", "c2"] {
+            assert!(!images(&fleet, member, namespace).contains(OLD_IMAGE));
+        }
+    }
+    assert!(!images(&fleet, "c1", "stable").contains(OLD_IMAGE));
+    fleet
+        .clusters
+        .set_rollout_behaviour("c2", &web("stable"), RolloutBehaviour::Healthy);
+    let held = fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state;
+    assert_eq!(held.as_str(), "holding", "{held:?}");
+    assert!(!images(&fleet, "c2", "stable").contains(OLD_IMAGE));
+}
+
+#[tokio::test]
+async fn d4_a_person_can_go_on_without_a_workload_and_the_old_revision_stays_protected() {
+    let (fleet, upgrade) = promoted_with_a_broken_workload(3600).await;
+    let held = fleet.apply_verb_and_run(upgrade, Verb::Skip).await.state;
+    assert_eq!(held.as_str(), "holding", "{held:?}");
+    assert!(images(&fleet, "c2", "stable").contains(OLD_IMAGE));
+    let _ticking = fleet.run_clock(600);
+    let problem = paused(fleet.apply_verb_and_run(upgrade, Verb::Retire).await.state);
+    assert_eq!(problem.code, "revision_in_use", "{}", problem.message);
+    assert!(
+        problem.message.contains("pod stable/web-"),
+        "{}",
+        problem.message
+    );
+}
+
+#[tokio::test]
+async fn d4_skip_is_offered_only_when_workloads_are_left() {
+    let (fleet, upgrade) = promoted_with_a_broken_workload(3600).await;
+    let offered = |state: &UpgradeState| state.allowed_verbs().contains(&Verb::Skip);
+    assert!(offered(&fleet.upgrade(upgrade).await.state));
+    let (other, stopped) = verifying(3600).await;
+    other.clusters.set_unreachable("c2", true);
+    let _ticking = other.run_clock(600);
+    let state = other.apply_verb_and_run(stopped, Verb::Promote).await.state;
+    assert!(matches!(state, UpgradeState::Paused { .. }), "{state:?}");
+    assert!(!offered(&state));
+}
+
+#[tokio::test]
+async fn d3_workloads_whose_pods_would_not_come_back_are_listed_and_not_restarted() {
+    let (fleet, upgrade) = verifying(3600).await;
+    let refused = NextPod::Refused("the quota pods is used up".into());
+    fleet.clusters.set_next_pod("c1", &web("stable"), refused);
+    fleet
+        .clusters
+        .set_next_pod("c1", &web("enabled"), NextPod::NotInjected);
+    let problem = paused(fleet.apply_verb_and_run(upgrade, Verb::Promote).await.state);
+    assert_eq!(problem.code, "rollout_partial");
+    for reason in ["the quota pods is used up", "would start without a sidecar"] {
+        assert!(problem.message.contains(reason), "{}", problem.message);
+    }
+    assert!(!images(&fleet, "c1", "stable").contains(NEW_IMAGE));
+    assert!(
+        restart_states(&fleet, upgrade, "stable")
+            .await
+            .contains(&StepState::Excluded)
+    );
+    let stamped = fleet.clusters.journal().into_iter().any(|write| {
+        matches!(&write.target, Target::Workload { member, workload }
+            if member.as_str() == "c1" && (workload.namespace == "stable" || workload.namespace == "enabled"))
+    });
+    assert!(!stamped, "an excluded workload was restarted");
+}
+
+#[tokio::test]
+async fn d1_a_workload_that_opts_out_by_an_annotation_is_never_restarted() {
+    let fleet = Fleet::new().await;
+    fleet
+        .clusters
+        .set_next_pod("c1", &web("plain"), NextPod::NotInjected);
+    let operation = fleet
+        .queue_operation(OperationKind::Restart, json!(null))
+        .await;
+    fleet.run_due().await;
+    assert_eq!(
+        fleet.operation(operation).await.state,
+        OperationState::Succeeded
+    );
+    assert_eq!(images(&fleet, "c1", "plain"), "- - -");
+}
+
+#[tokio::test]
+async fn b7_a_workload_that_failed_in_the_roll_out_comes_back_with_all_others() {
+    let (fleet, upgrade) = promoted_with_a_broken_workload(3600).await;
+    fleet
+        .clusters
+        .set_rollout_behaviour("c2", &web("stable"), RolloutBehaviour::Healthy);
+    let state = fleet
+        .apply_verb_and_run(upgrade, Verb::Rollback)
+        .await
+        .state;
+    assert_eq!(state.as_str(), "rolled_back", "{state:?}");
+    assert!(!fleet.clusters.snapshot().contains(NEW_IMAGE));
+}
+
+#[tokio::test]
+async fn b7_a_rollback_from_holding_takes_back_pods_that_were_born_meanwhile() {
+    let (fleet, upgrade) = verifying(3600).await;
+    fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
+    fleet
+        .clusters
+        .add_workload("c1", "late", Some("istio.io/rev=stable"), 2);
+    assert!(images(&fleet, "c1", "late").contains(NEW_IMAGE));
+    let state = fleet
+        .apply_verb_and_run(upgrade, Verb::Rollback)
+        .await
+        .state;
+    assert_eq!(state.as_str(), "rolled_back", "{state:?}");
+    assert!(!fleet.clusters.snapshot().contains(NEW_IMAGE));
+}
+
+/// Stops a retirement at its first removal, which is refused, after the revision was seen unused.
+async fn stopped_before_the_first_removal() -> (Fleet, UpgradeId, Target) {
+    let (fleet, upgrade) = verifying(3600).await;
+    fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
+    let control_plane = Target::ControlPlane {
+        revision: "1-25-1".parse().expect("a revision name"),
+    };
+    fleet.clusters.set_writes_refused(&control_plane, true);
+    let problem = paused(fleet.apply_verb_and_run(upgrade, Verb::Retire).await.state);
+    assert_eq!(problem.code, "permission_missing", "{problem:?}");
+    fleet.clusters.set_writes_refused(&control_plane, false);
+    (fleet, upgrade, control_plane)
+}
+
+/// A proof does not outlive the look that it was made in, however long the pause was.
+#[tokio::test]
+async fn b8_nothing_is_removed_when_a_tag_was_moved_back_during_a_pause() {
+    let (fleet, upgrade, control_plane) = stopped_before_the_first_removal().await;
+    let tag = Target::Tag {
+        member: "c1".parse().expect("a name"),
+        tag: "canary".into(),
+    };
+    fleet
+        .clusters
+        .change_externally(tag.clone(), Some("1-25-1"));
+    let ticking = fleet.run_clock(600);
+    let problem = paused(fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state);
+    drop(ticking);
+    assert!(
+        problem.message.contains("tag canary in c1"),
+        "{}",
+        problem.message
+    );
+    assert!(!was_removed(&fleet, &control_plane));
+    fleet.clusters.change_externally(tag, Some("1-27-9"));
+    let state = fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state;
+    assert_eq!(state.as_str(), "succeeded", "{state:?}");
+}
+
+#[tokio::test]
+async fn b8_nothing_is_removed_when_a_pod_of_the_old_revision_appeared_during_a_pause() {
+    let (fleet, upgrade, control_plane) = stopped_before_the_first_removal().await;
+    fleet
+        .clusters
+        .add_workload("c2", "late", Some("istio.io/rev=1-25-1"), 1);
+    let _ticking = fleet.run_clock(600);
+    let problem = paused(fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state);
+    assert!(problem.message.contains("late"), "{}", problem.message);
+    assert!(!was_removed(&fleet, &control_plane));
+}
+
+fn was_removed(fleet: &Fleet, target: &Target) -> bool {
+    let journal = fleet.clusters.journal();
+    journal
+        .iter()
+        .any(|write| write.target == *target && write.from.is_some() && write.to.is_none())
+}
