@@ -242,6 +242,23 @@ async fn b4_a_namespace_can_ask_for_an_alias() {
 }
 
 #[tokio::test]
+async fn the_namespace_of_the_mesh_gets_no_injection_label() {
+    let stage = Stage::new().await;
+    let mesh = stage.fleet().mesh.to_string();
+    let path = format!("/v1/meshes/{mesh}");
+    let shown = stage.call("GET", &path, &json!({})).await;
+    let name = shown.body["name"].as_str().expect("a name");
+    let own = format!("{name}-{}", &mesh[mesh.len() - 8..]);
+    let refused = stage.inject(&own, Some("istio.io/rev=stable")).await;
+    assert_eq!(
+        refused.body["errors"][0]["pointer"],
+        json!("/namespace"),
+        "{}",
+        refused.text
+    );
+}
+
+#[tokio::test]
 async fn namespaces_join_while_an_upgrade_is_planned_or_complete() {
     let stage = Stage::new().await;
     let fleet = stage.fleet();

@@ -256,3 +256,61 @@ fn bare_pod_finding(
         "Recreate it yourself after the promotion; the old revision is kept until then.",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use meshwright_model::plan::{WorkloadKind, WorkloadRef};
+
+    use super::super::ControlPlane;
+    use super::*;
+
+    #[test]
+    fn only_workloads_of_the_meshs_own_namespace_are_judged_and_not_its_labels() {
+        let edge = WorkloadObservation {
+            workload: WorkloadRef {
+                namespace: "mesh-a".into(),
+                kind: WorkloadKind::StatefulSet,
+                name: "edge".into(),
+            },
+            template: PodLabels::default(),
+            live: Vec::new(),
+            stamp: None,
+            stuck: Some(RestartBlocker::Partition),
+        };
+        let codes = |of_mesh: bool| {
+            let mut namespace = NamespaceObservation {
+                name: "mesh-a".into(),
+                labels: Default::default(),
+                workloads: vec![edge.clone()],
+                unreachable: Vec::new(),
+                of_mesh,
+            };
+            namespace.labels.rev = Some("gone".into());
+            let member = MemberObservation {
+                member: "c1".parse().expect("a name"),
+                kubernetes: (1, 33),
+                namespaces: vec![namespace],
+                injectors: Vec::new(),
+                foreign: Vec::new(),
+            };
+            let layout = MeshTopology {
+                members: vec![member.member.clone()],
+                current: ControlPlane {
+                    revision: "1-25-1".parse().expect("a name"),
+                    release: "1.25.1.1".parse().expect("a version"),
+                    image: "hub/proxyv2:1.25.1".into(),
+                },
+                target: None,
+                max_concurrent_restarts: 1,
+                label_policy: LabelPolicy::Block,
+            };
+            let mut evidence = PrecheckInput::default();
+            evidence.survey.members.push(member);
+            let found = collect_findings(&layout, &evidence);
+            let codes = found.iter().map(|finding| finding.code.as_str().to_owned());
+            codes.collect::<Vec<_>>()
+        };
+        assert_eq!(codes(false), ["no_such_revision", "cannot_restart"]);
+        assert_eq!(codes(true), ["cannot_restart"]);
+    }
+}
