@@ -19,9 +19,9 @@ use super::text_at;
 use crate::client::ClusterClient;
 use crate::probe::injected_sidecar;
 
-/// Maximum number of dry runs at once. Each holds a worker of the API server until all webhooks
-/// have answered.
-const MAX_CONCURRENT_DRY_RUNS: usize = 8;
+/// Maximum number of requests at once. A dry run holds a worker of the API server until all
+/// webhooks have answered.
+const MAX_CONCURRENT_REQUESTS: usize = 8;
 /// Maximum number of namespaces of which the workloads are listed one namespace after the other.
 /// With more of them, one list of the whole cluster takes fewer requests.
 const MAX_LISTED_NAMESPACES: usize = 8;
@@ -93,7 +93,7 @@ async fn ask_admission(
         })
         .collect();
     futures::stream::iter(asked)
-        .buffer_unordered(MAX_CONCURRENT_DRY_RUNS)
+        .buffer_unordered(MAX_CONCURRENT_REQUESTS)
         .try_collect()
         .await
 }
@@ -141,7 +141,11 @@ async fn read_template_pods(
             Ok::<_, ClusterError>(client.list_mapped(&path, &query, keep).await?.items)
         }
     });
-    let found = futures::future::try_join_all(listed).await?;
+    let listed: Vec<_> = listed.collect();
+    let found: Vec<Vec<Option<TemplatePod>>> = futures::stream::iter(listed)
+        .buffer_unordered(MAX_CONCURRENT_REQUESTS)
+        .try_collect()
+        .await?;
     Ok(found.into_iter().flatten().flatten().collect())
 }
 

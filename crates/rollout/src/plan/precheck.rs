@@ -259,6 +259,7 @@ fn bare_pod_finding(
 
 #[cfg(test)]
 mod tests {
+    use meshwright_model::injection::NamespaceLabels;
     use meshwright_model::plan::{WorkloadKind, WorkloadRef};
 
     use super::super::ControlPlane;
@@ -278,14 +279,16 @@ mod tests {
             stuck: Some(RestartBlocker::Partition),
         };
         let codes = |of_mesh: bool| {
-            let mut namespace = NamespaceObservation {
+            let namespace = NamespaceObservation {
                 name: "mesh-a".into(),
-                labels: Default::default(),
+                labels: NamespaceLabels {
+                    rev: Some("gone".into()),
+                    ..NamespaceLabels::default()
+                },
                 workloads: vec![edge.clone()],
                 unreachable: Vec::new(),
                 of_mesh,
             };
-            namespace.labels.rev = Some("gone".into());
             let member = MemberObservation {
                 member: "c1".parse().expect("a name"),
                 kubernetes: (1, 33),
