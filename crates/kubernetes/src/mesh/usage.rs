@@ -24,6 +24,7 @@ struct TemplateKind {
     /// Kind as users write it after the namespace.
     kind: &'static str,
     path: &'static str,
+    query: &'static str,
     /// Pointer to the value of the template's label `istio.io/rev`.
     label: &'static str,
     /// Returns whether the object may still create pods.
@@ -36,22 +37,36 @@ const TEMPLATE_KINDS: [TemplateKind; 3] = [
     TemplateKind {
         kind: "replicaset",
         path: "/apis/apps/v1/replicasets",
+        query: "labelSelector=%21pod-template-hash",
         label: "/spec/template/metadata/labels/istio.io~1rev",
         creates_pods: |object| !has_controller(object),
     },
     TemplateKind {
         kind: "job",
         path: "/apis/batch/v1/jobs",
+        query: "",
         label: "/spec/template/metadata/labels/istio.io~1rev",
         creates_pods: |object| !is_finished(object),
     },
     TemplateKind {
         kind: "cronjob",
         path: "/apis/batch/v1/cronjobs",
+        query: "",
         label: "/spec/jobTemplate/spec/template/metadata/labels/istio.io~1rev",
         creates_pods: |_| true,
     },
 ];
+
+/// `ReplicaSets` that a Deployment has made. They count only if the Deployment was deleted without
+/// them. A cluster has up to eleven of them for each Deployment, so they are listed last, and only
+/// if the member has no other user.
+const ORPHANED_SETS: TemplateKind = TemplateKind {
+    kind: "replicaset",
+    path: "/apis/apps/v1/replicasets",
+    query: "labelSelector=pod-template-hash",
+    label: "/spec/template/metadata/labels/istio.io~1rev",
+    creates_pods: |object| !has_controller(object),
+};
 
 /// Users of a revision in one member, collected list by list.
 struct MemberUsers<'a> {
@@ -163,6 +178,10 @@ impl KubernetesMesh {
         }
         users.add("webhooks", tags)?;
         users.add("Istio's resources and Gateways", resources)?;
+        if !aliased && users.found.is_unused() {
+            let orphans = users.list_templates(&ORPHANED_SETS, revision).await;
+            users.add("replicasets", orphans)?;
+        }
         Ok(users.found)
     }
 
@@ -265,7 +284,8 @@ impl MemberUsers<'_> {
                 new_user(self.member, UserKind::Template, shown)
             })
         };
-        let listed = self.member.client.list_mapped(kind.path, "", user).await?;
+        let client = &self.member.client;
+        let listed = client.list_mapped(kind.path, kind.query, user).await?;
         Ok(listed.items.into_iter().flatten().collect())
     }
 

@@ -129,9 +129,9 @@ async fn a_look_for_users_of_a_revision_reads_each_member_once() {
         assert_eq!(pods, 1, "{asked:#?}");
         assert_eq!(
             asked.len(),
-            25,
-            "four lists, three more kinds of templates, one webhook, namespaces, tags and 15 kinds \
-             with labels: {asked:#?}"
+            26,
+            "four lists, three more kinds of templates, one webhook, namespaces, tags, 15 kinds \
+             with labels and orphaned ReplicaSets: {asked:#?}"
         );
     }
 }

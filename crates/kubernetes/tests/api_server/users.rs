@@ -143,6 +143,22 @@ async fn templates_of_jobs_that_go_on_cron_jobs_and_bare_replica_sets_count() {
 }
 
 #[tokio::test]
+async fn a_replica_set_whose_deployment_was_deleted_counts_although_nothing_else_does() {
+    let cluster = FakeCluster::start(|asked, _| match path_of(asked) {
+        path if path.starts_with(WEBHOOKS) && path != WEBHOOKS => Answer::Json(404, json!({})),
+        "/apis/apps/v1/replicasets" if asked.contains("=pod-template-hash") => {
+            let set = named("web-1", json!({ "spec": { "template": template() } }));
+            Answer::Json(200, json!({ "items": [set] }))
+        }
+        _ => Answer::Json(200, json!({ "items": [] })),
+    })
+    .await;
+    let found = search(&[cluster], false).await;
+    let users: Vec<String> = found.users.iter().map(ToString::to_string).collect();
+    assert_eq!(users, ["pod template of shop/replicaset/web-1 in c0"]);
+}
+
+#[tokio::test]
 async fn our_own_tag_counts_only_if_it_is_asked_for_and_a_foreign_one_always() {
     let webhook = |name: &str, tag: &str, mesh: &str| {
         let labels =
