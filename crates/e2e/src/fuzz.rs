@@ -41,6 +41,9 @@ pub(crate) struct Options {
     /// Number of random cases for each route in one turn.
     #[arg(long, default_value_t = 100)]
     each: usize,
+    /// Roles that send the cases: owner, operator, viewer, auditor or platform; without it, all.
+    #[arg(long = "role", value_parser = ROLES.map(|(title, _)| title))]
+    roles: Vec<String>,
     /// Folder in which reports and logs are kept; without it they are deleted.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -89,7 +92,10 @@ fn fuzz_all_roles(options: &Options, server: &Path, dir: &Path) -> Result<(usize
     let (mut cases, mut failures) = (0, Vec::new());
     let mut turn = 0_u64;
     while cases < options.cases && failures.is_empty() {
-        for whom in ROLES {
+        let chosen = |title: &str| {
+            options.roles.is_empty() || options.roles.iter().any(|role| role == title)
+        };
+        for whom in ROLES.into_iter().filter(|(title, _)| chosen(title)) {
             let (fleet, key) = runtime.block_on(prepare_fleet(whom))?;
             let working = BackgroundWorker::start(&runtime, &fleet);
             let config = ApiProcessConfig::new(&fleet.db.url("mw_api"), &secret);

@@ -9,6 +9,7 @@ use anyhow::{Context as _, anyhow, bail};
 use meshwright_store::embedded_postgres::EmbeddedPostgres;
 
 use crate::named_tests::{NamedTest, TestSelection, run_named_tests};
+use crate::test_programs::{EnvSetting, build_test_programs};
 use crate::{Result, database, run_command};
 
 /// Condition by which a query filters its tenant.
@@ -20,26 +21,28 @@ const MIN_FILTERS: usize = 50;
 const STORE_SOURCES: &str = "crates/store/src";
 /// Environment variable; with the value `queries`, test databases have no row-level security.
 const WALLS_ENV: &str = "MESHWRIGHT_TEST_WALLS";
+/// Package with the isolation tests.
+const TESTED_PACKAGE: &str = "meshwright-api";
+/// Test target with the isolation tests.
+const TEST_TARGET: &str = "service";
 
 pub(crate) fn run(selection: &TestSelection) -> ExitCode {
     let test = |name, work: fn(&mut IsolationFixture) -> Result<()>| NamedTest::new(name, work);
     let tests = vec![
-        test("isolation, both walls", |fixture| {
-            run_isolation_tests(Path::new("."), &fixture.target, None, None).map(drop)
+        test("isolation, both walls", |_| {
+            run_isolation_tests(Path::new("."), None, &[]).map(drop)
         }),
-        test("isolation, row-level security switched off", |fixture| {
-            run_isolation_tests(Path::new("."), &fixture.target, Some("queries"), None).map(drop)
+        test("isolation, row-level security switched off", |_| {
+            run_isolation_tests(Path::new("."), Some("queries"), &[]).map(drop)
         }),
         test("isolation, queries that forget the tenant", |fixture| {
-            let target = fixture.target.clone();
-            let (copy, database) = fixture.forgetful_sources()?;
-            run_isolation_tests(&copy, &target, None, Some(&database)).map(drop)
+            let (copy, build) = fixture.forgetful_sources()?;
+            run_isolation_tests(&copy, None, &build).map(drop)
         }),
         test("the isolation tests fail without either wall", |fixture| {
-            let target = fixture.target.clone();
-            let (copy, database) = fixture.forgetful_sources()?;
+            let (copy, build) = fixture.forgetful_sources()?;
             // The tests must fail for the expected reason.
-            match run_isolation_tests(&copy, &target, Some("queries"), Some(&database)) {
+            match run_isolation_tests(&copy, Some("queries"), &build) {
                 Err(said)
                     if said
                         .to_string()
@@ -74,9 +77,9 @@ impl IsolationFixture {
         })
     }
 
-    /// Returns a copy of the source whose queries leave out the tenant, and the URL of a database
-    /// that these queries can be checked with.
-    fn forgetful_sources(&mut self) -> Result<(PathBuf, String)> {
+    /// Returns a copy of the source whose queries leave out the tenant, and the settings of its
+    /// build: these queries are checked with a database.
+    fn forgetful_sources(&mut self) -> Result<(PathBuf, [EnvSetting; 3])> {
         let copy = self.scratch.path().join("copy");
         let postgres = if let Some(postgres) = self.postgres.take() {
             postgres
@@ -90,41 +93,35 @@ impl IsolationFixture {
         };
         let url = postgres.url("mw_owner", database::DATABASE_NAME);
         self.postgres = Some(postgres);
-        Ok((copy, url))
+        let settings = [
+            ("DATABASE_URL", url),
+            ("SQLX_OFFLINE", "false".to_owned()),
+            ("CARGO_TARGET_DIR", self.target.display().to_string()),
+        ];
+        Ok((copy, settings))
     }
 }
 
+/// Runs the isolation tests of a workspace, with the settings of the build and of the run.
 fn run_isolation_tests(
-    folder: &Path,
-    target: &Path,
+    workspace: &Path,
     walls: Option<&str>,
-    database: Option<&str>,
+    build: &[EnvSetting],
 ) -> Result<String> {
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(folder).args([
-        "test",
-        "--locked",
-        "--quiet",
-        "--package",
-        "meshwright-api",
-        "--test",
-        "service",
-    ]);
-    cargo
-        .args(["--", "isolation::"])
-        .env("CARGO_TARGET_DIR", target)
-        .env("RUST_BACKTRACE", "0");
+    // All test programs of this tree are built already; of a copy, one is enough.
+    let only = (workspace != Path::new(".")).then_some(TEST_TARGET);
+    let programs = build_test_programs(workspace, (TESTED_PACKAGE, only), build)?;
+    let service = programs
+        .iter()
+        .find(|program| program.target == TEST_TARGET)
+        .context("the package has no such test")?;
+    let mut command = service.command(Some("isolation::"), &[]);
+    command.env("RUST_BACKTRACE", "0");
     match walls {
-        Some(walls) => cargo.env(WALLS_ENV, walls),
-        None => cargo.env_remove(WALLS_ENV),
+        Some(walls) => command.env(WALLS_ENV, walls),
+        None => command.env_remove(WALLS_ENV),
     };
-    match database {
-        Some(database) => cargo
-            .env("DATABASE_URL", database)
-            .env("SQLX_OFFLINE", "false"),
-        None => cargo.env("SQLX_OFFLINE", "true"),
-    };
-    run_command(&mut cargo)
+    run_command(&mut command)
 }
 
 /// Copies the source files that git tracks or would track to a folder where they can be changed.

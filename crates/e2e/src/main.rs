@@ -27,6 +27,7 @@ mod secret_leaks;
 mod server;
 mod service;
 mod slow;
+mod test_programs;
 mod tls_program;
 mod variants;
 mod vault;

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 
+use crate::test_programs::{EnvSetting, build_test_programs};
 use crate::{Result, run_command};
 
 #[derive(Debug, Args)]
@@ -24,9 +25,6 @@ const SAMPLE_PACKAGES: [&str; 3] = [
     "meshwright-testkit",
     "meshwright-worker",
 ];
-
-/// Environment variable that makes a variant, and its value.
-type EnvSetting = (&'static str, String);
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -48,20 +46,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ),
     ];
     if options.together {
-        let titles = settings.each_ref().map(|(title, _)| *title);
-        let packages: Vec<&str> = SAMPLE_PACKAGES
-            .iter()
-            .flat_map(|package| ["--package", package])
-            .collect();
-        return run_tests(
-            &titles.join(", "),
-            &packages,
-            &settings.map(|(_, setting)| setting),
-        );
+        let settings = settings.map(|(_, setting)| setting);
+        for package in SAMPLE_PACKAGES {
+            for program in build_test_programs(Path::new("."), (package, None), &[])? {
+                program.run_all(&settings)?;
+            }
+        }
+        return Ok(());
     }
     settings
         .into_iter()
-        .try_for_each(|(title, setting)| run_tests(title, &["--workspace"], &[setting]))
+        .try_for_each(|(title, setting)| run_tests(title, &setting))
 }
 
 /// Copies the newest `PostgreSQL` out of the cache and returns the folder of its programs, because
@@ -76,12 +71,18 @@ fn copy_newest_postgres(dir: &Path) -> Result<String> {
     Ok(dir.join("native").join("bin").display().to_string())
 }
 
-fn run_tests(title: &str, packages: &[&str], settings: &[EnvSetting]) -> Result<()> {
+/// Runs all tests of the workspace with one setting.
+fn run_tests(title: &str, (name, value): &EnvSetting) -> Result<()> {
     println!("-- {title}");
     let mut run = Command::new("cargo");
-    run.args(["test", "--locked", "--quiet", "--no-fail-fast"])
-        .args(packages);
-    run.envs(settings.iter().map(|(name, value)| (*name, value.as_str())));
+    run.args([
+        "test",
+        "--locked",
+        "--quiet",
+        "--no-fail-fast",
+        "--workspace",
+    ])
+    .env(name, value);
     let status = run.status()?;
     if status.success() {
         Ok(())

@@ -148,6 +148,7 @@ fn fuzz_for_bug(server: &Path, scratch: &Path) -> Result<Option<String>> {
         each: 20,
         dir: None,
         first: true,
+        roles: Vec::new(),
         seed: 1,
     };
     let (_, failures) = super::fuzz_all_roles(&options, server, dir.path())?;
