@@ -296,6 +296,17 @@ impl MeshClusters for KubernetesMesh {
         .await
     }
 
+    async fn evict_pod(
+        &self,
+        member: &Name,
+        namespace: &str,
+        pod: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        let member = self.find_member(member)?;
+        member.client.evict(namespace, pod, permit).await
+    }
+
     async fn check_readiness(
         &self,
         revision: &RevisionName,

@@ -146,6 +146,8 @@ pub fn cluster_role_rules() -> Value {
         { "apiGroups": [""], "resources": ["secrets", "services", "endpoints", "serviceaccounts"], "verbs": kept },
         { "apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"] },
         { "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "create"] },
+        // A rollback evicts pods where a changed template does not replace them.
+        { "apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"] },
         { "apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "daemonsets"], "verbs": ["list", "watch", "patch"] },
         // The pod templates of these kinds count as use of a revision.
         { "apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["list"] },

@@ -252,6 +252,9 @@ pub enum Stamp {
         /// Former value; `None` removes our annotation.
         value: Option<String>,
     },
+    /// The template stays as it is, and the pods with another sidecar are evicted one after the
+    /// other. A rollback does this where a changed template would not replace the pods.
+    Evict,
 }
 
 /// Way in which the pod of a probe requests injection.

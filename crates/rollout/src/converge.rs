@@ -57,6 +57,8 @@ pub struct RestartHistory {
     pub count: usize,
     /// Progress of the newest one.
     pub last: Progress,
+    /// True if one of them evicts the pods.
+    pub evicted: bool,
 }
 
 impl RestartHistory {
@@ -183,7 +185,17 @@ fn judge(goal: &Goal<'_>, candidate: &Candidate, past: &RestartHistory) -> Verdi
     if past.last.skipped {
         return Verdict::Skipped;
     }
+    // A rollback must end, so it evicts the pods where a changed template does not replace them. The
+    // roll-out leaves such workloads to their owners.
+    let may_evict = used && !goal.outdated && !past.evicted && candidate.former_stamp.is_none();
+    let evict = || Verdict::Restart {
+        wanted: wanted.clone(),
+        stamp: Stamp::Evict,
+    };
     if let (Some(problem), false) = (&past.last.failed, past.last.is_closed()) {
+        if may_evict && !former(wanted) {
+            return evict();
+        }
         return Verdict::Left {
             problem: problem.clone(),
             failed: true,
@@ -195,6 +207,7 @@ fn judge(goal: &Goal<'_>, candidate: &Candidate, past: &RestartHistory) -> Verdi
     if let Some(blocker) = candidate.blocker {
         return match blocker {
             RestartBlocker::SelfRolling => Verdict::UnderWay,
+            _ if may_evict => evict(),
             other => left(blocker_problem(candidate, other)),
         };
     }

@@ -112,6 +112,20 @@ pub trait MeshClusters: TeardownInspection {
     /// Returns the same errors as [`MeshClusters::observe_target`].
     async fn accepts_probes(&self, member: &Name) -> Result<bool, ClusterError>;
 
+    /// Asks a member to evict a pod, within the disruption budgets of its owner. `pod` is the version
+    /// that a look has shown; a pod of the same name that was created since is not evicted.
+    ///
+    /// # Errors
+    /// Returns [`ClusterError::Changed`] when the pod is gone or a budget allows no disruption now,
+    /// and the errors of [`MeshClusters::write_target`].
+    async fn evict_pod(
+        &self,
+        member: &Name,
+        namespace: &str,
+        pod: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError>;
+
     /// Checks whether every replica of a revision is ready and reports all of these members as
     /// synced.
     ///
@@ -223,6 +237,12 @@ pub enum NextPod {
 /// A live pod of a workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LivePod {
+    /// Identity of the pod: its name and its uid.
+    pub version: ObjectVersion,
+    /// True if the pod serves.
+    pub ready: bool,
+    /// True if the pod is being deleted.
+    pub deleted: bool,
     /// Sidecar that the pod was injected with; `None` if it has none.
     pub sidecar: Option<Sidecar>,
     /// True for a pod that terminates or that belongs to an earlier pod template: it disappears

@@ -85,6 +85,7 @@ impl StepContext<'_> {
     /// twice restarts once. `attempt` rises only when a person asks for a retry.
     pub fn restart_stamp(&self, stamp: &Stamp) -> Option<String> {
         match stamp {
+            Stamp::Evict => None,
             // A retry has to restart the workload again, whichever stamp is the final one.
             Stamp::Former { value } if self.progress.attempt == 0 => value.clone(),
             Stamp::Fresh | Stamp::Former { .. } => Some(format!(
@@ -181,6 +182,15 @@ impl StepContext<'_> {
                 world
                     .write_target(target, to.as_deref(), seen, permit)
                     .await
+            }
+            Step::Restart {
+                member,
+                workload,
+                stamp: Stamp::Evict,
+                ..
+            } => {
+                let namespace = &workload.namespace;
+                world.evict_pod(member, namespace, seen, permit).await
             }
             Step::Restart { stamp, .. } => {
                 let target = self

@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 use meshwright_model::problem::ProblemCode;
-use meshwright_rollout::ports::{ClusterError, FencingToken};
+use meshwright_rollout::ports::{ClusterError, FencingToken, ObjectVersion};
 use serde_json::{Value, json};
 
 use super::answer::CallError;
@@ -82,6 +82,48 @@ impl ClusterClient {
         )
         .await
         .map_err(|failure| failure.into_cluster_error(self.cluster_name()))
+    }
+
+    /// Evicts a pod, named as `name/uid`, within the disruption budgets of its owner. Fails with
+    /// `Changed` if the pod is gone, or if a budget allows no disruption now.
+    ///
+    /// # Errors
+    /// Fails as [`ClusterClient::get`] does.
+    pub(crate) async fn evict(
+        &self,
+        namespace: &str,
+        pod: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        let (name, uid) = pod.0.split_once('/').unwrap_or((&pod.0, ""));
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction");
+        let eviction = json!({
+            "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": { "name": name, "namespace": namespace },
+            "deleteOptions": { "preconditions": { "uid": uid } },
+        });
+        let sent = self
+            .call_json(
+                Method::POST,
+                &path,
+                Some(("application/json", &eviction)),
+                Some(permit),
+            )
+            .await;
+        match sent {
+            Ok(_) => Ok(()),
+            Err(failure)
+                if matches!(
+                    failure.http_status(),
+                    Some(StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS)
+                ) =>
+            {
+                Err(ClusterError::Changed {
+                    place: format!("pod {namespace}/{name}"),
+                })
+            }
+            Err(failure) => Err(failure.into_cluster_error(self.cluster_name())),
+        }
     }
 
     /// Sends a merge patch. It fails with `Changed` if the object is gone, or if the patch carries

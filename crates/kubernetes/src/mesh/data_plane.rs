@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshwright_model::plan::{WorkloadKind, WorkloadRef};
-use meshwright_rollout::ports::{ClusterError, LivePod, ObservedWorkload, Readiness};
+use meshwright_rollout::ports::{
+    ClusterError, LivePod, ObjectVersion, ObservedWorkload, Readiness,
+};
 
 use super::MemberCluster;
 use super::records::{PodRecord, WorkloadRecord};
@@ -112,6 +114,9 @@ impl Snapshot {
             live: self
                 .live_pods(workload)
                 .map(|pod| LivePod {
+                    version: ObjectVersion(format!("{}/{}", pod.name, pod.uid)),
+                    ready: pod.ready,
+                    deleted: pod.terminating,
                     sidecar: pod.sidecar.clone(),
                     terminating: pod.terminating || pod.stamp != record.stamp,
                 })

@@ -31,6 +31,9 @@ pub(super) struct WorkloadRecord {
 pub(super) struct PodRecord {
     pub(super) namespace: String,
     pub(super) name: String,
+    pub(super) uid: String,
+    /// Whether the pod serves, from its condition `Ready`.
+    pub(super) ready: bool,
     pub(super) owner: Option<WorkloadRef>,
     /// Whether the pod still runs. A finished pod does not; a terminating one still does.
     pub(super) live: bool,
@@ -76,6 +79,8 @@ impl PodRecord {
         Self {
             namespace: part("/metadata/namespace"),
             name: part("/metadata/name"),
+            uid: part("/metadata/uid"),
+            ready: is_ready(object),
             owner: owner_workload(object),
             live: !matches!(
                 text_at(object, "/status/phase"),
@@ -94,6 +99,15 @@ impl PodRecord {
     pub(super) fn object_key(&self) -> (String, String) {
         (self.namespace.clone(), self.name.clone())
     }
+}
+
+/// Returns whether a pod has the condition `Ready`.
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.is_some_and(|list| {
+        list.iter()
+            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    })
 }
 
 /// Returns the labels of a namespace that decide on injection.

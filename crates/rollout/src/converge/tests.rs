@@ -48,7 +48,11 @@ type Histories = BTreeMap<&'static str, RestartHistory>;
 fn ended(event: StepEvent) -> RestartHistory {
     let mut last = Progress::default();
     last.apply_event(&event);
-    RestartHistory { count: 1, last }
+    RestartHistory {
+        count: 1,
+        last,
+        ..RestartHistory::default()
+    }
 }
 
 fn problem(code: ProblemCode) -> Problem {
@@ -179,7 +183,7 @@ fn gateways_of_the_mesh_wait_for_all_others() {
     assert_eq!(restarted, ["web"]);
     let under_way = RestartHistory {
         count: 1,
-        last: Progress::default(),
+        ..RestartHistory::default()
     };
     let known = Histories::from([("web", under_way)]);
     assert!(matches!(

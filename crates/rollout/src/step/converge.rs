@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use meshwright_model::injection::{Injection, injected_by};
 use meshwright_model::observation::{MemberObservation, NamespaceObservation, WorkloadObservation};
-use meshwright_model::plan::Step;
+use meshwright_model::plan::{Stamp, Step};
 use meshwright_model::version::RevisionName;
 
 use super::{StepCheck, StepContext};
@@ -145,12 +145,16 @@ impl StepContext<'_> {
         let mut history = RestartHistory::default();
         for (step, progress) in self.restarts {
             if let Step::Restart {
-                member, workload, ..
+                member,
+                workload,
+                stamp,
+                ..
             } = step
                 && *member == key.0
                 && *workload == key.1
             {
                 history.last = (*progress).clone();
+                history.evicted |= *stamp == Stamp::Evict && progress.excluded.is_none();
                 history.count += usize::from(progress.excluded.is_none());
             }
         }

@@ -5,7 +5,7 @@ use meshwright_model::injection::{Injection, Injector, NamespaceLabels, PodLabel
 use meshwright_model::plan::{Sidecar, Target, WorkloadRef};
 use meshwright_model::version::RevisionName;
 use meshwright_rollout::plan::data_plane::parse_labels;
-use meshwright_rollout::ports::NextPod;
+use meshwright_rollout::ports::{ClusterError, FencingToken, NextPod};
 
 use super::{State, proxy_image};
 
@@ -84,6 +84,39 @@ impl State {
             namespace: namespace.to_owned(),
         };
         parse_labels(self.value(&target).as_deref())
+    }
+
+    /// Replaces the pod of this name, as an eviction does.
+    pub(super) fn evict(
+        &mut self,
+        member: &Name,
+        namespace: &str,
+        pod: &str,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        self.check_reachable(Some(member))?;
+        if permit.deadline.has_passed() {
+            return Err(ClusterError::Expired);
+        }
+        let gone = || ClusterError::Changed {
+            place: format!("pod {namespace}/{pod}"),
+        };
+        let (name, number) = pod.rsplit_once('-').ok_or_else(gone)?;
+        let number: usize = number.parse().map_err(|_| gone())?;
+        let owner = self
+            .workloads
+            .keys()
+            .find(|(at, of)| at == member && of.namespace == namespace && of.name == name)
+            .cloned()
+            .ok_or_else(gone)?;
+        let carried = match self.next_pod(member, &owner.1) {
+            Some(NextPod::Injected(sidecar)) => Some(sidecar),
+            Some(NextPod::NotInjected) => None,
+            Some(NextPod::Refused(_)) | None => return Ok(()),
+        };
+        let pods = &mut self.workloads.get_mut(&owner).expect("found above").pods;
+        *pods.get_mut(number).ok_or_else(gone)? = carried;
+        Ok(())
     }
 
     /// Replaces this many pods. If the new pods are refused, the old ones stay, as in a rolling

@@ -136,7 +136,11 @@ impl MeshClusters for FakeClusters {
         let live = known
             .pods
             .into_iter()
-            .map(|sidecar| LivePod {
+            .enumerate()
+            .map(|(number, sidecar)| LivePod {
+                version: ObjectVersion(format!("{}-{number}", workload.name)),
+                ready: true,
+                deleted: false,
                 sidecar,
                 terminating: false,
             })
@@ -191,6 +195,20 @@ impl MeshClusters for FakeClusters {
             .iter()
             .filter_map(|workload| Some((workload.clone(), state.next_pod(member, workload)?)));
         Ok(asked.collect())
+    }
+
+    async fn evict_pod(
+        &self,
+        member: &Name,
+        namespace: &str,
+        pod: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        self.delay_call().await;
+        let evict = |state: &mut State, permit: &FencingToken| {
+            state.evict(member, namespace, &pod.0, permit)
+        };
+        self.send_write(permit, |_| true, evict).await
     }
 
     async fn accepts_probes(&self, member: &Name) -> Result<bool, ClusterError> {

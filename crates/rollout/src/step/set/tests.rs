@@ -99,6 +99,16 @@ impl MeshClusters for FormerAddress {
         not_asked()
     }
 
+    async fn evict_pod(
+        &self,
+        _: &Name,
+        _: &str,
+        _: &ObjectVersion,
+        _: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        not_asked()
+    }
+
     async fn accepts_probes(&self, _: &Name) -> Result<bool, ClusterError> {
         not_asked()
     }
