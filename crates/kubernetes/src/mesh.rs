@@ -19,7 +19,7 @@ use meshwright_model::release::Release;
 use meshwright_model::switch::Switches;
 use meshwright_model::version::{RevisionName, Version};
 use meshwright_rollout::ports::{
-    ClusterError, Fence, FencingToken, MeshClusters, NextPod, ObjectVersion, Observed,
+    ClusterError, Fence, FencingToken, LivePod, MeshClusters, NextPod, ObjectVersion, Observed,
     ObservedWorkload, Readiness, RevisionUsers, UserSearch,
 };
 
@@ -294,6 +294,16 @@ impl MeshClusters for KubernetesMesh {
             "default",
         )
         .await
+    }
+
+    async fn observe_pod(
+        &self,
+        member: &Name,
+        namespace: &str,
+        pod: &ObjectVersion,
+    ) -> Result<Option<LivePod>, ClusterError> {
+        let member = self.find_member(member)?;
+        self.watches.pod_state(member, namespace, pod).await
     }
 
     async fn evict_pod(

@@ -159,6 +159,15 @@ pub enum Step {
         /// Number of workloads whose restart may fail before no further restart begins; at least 1.
         max_failures: usize,
     },
+    /// Evicts a pod that no workload owns which we can restart. Its controller creates it again.
+    Evict {
+        /// Member cluster that holds the pod.
+        member: Name,
+        /// Namespace of the pod.
+        namespace: String,
+        /// Identity of the pod, as `name/uid`.
+        pod: String,
+    },
     /// Proves by a dry run of admission that a revision injects pods with a label value.
     Probe {
         /// Member cluster in which the dry run is made.
@@ -340,6 +349,7 @@ impl Step {
         match self {
             Self::Set { target, .. } => target.member(),
             Self::Restart { member, .. }
+            | Self::Evict { member, .. }
             | Self::Probe { member, .. }
             | Self::AwaitGone { member }
             | Self::LeaveBehind { member } => Some(member),
@@ -358,6 +368,7 @@ impl Step {
                 workload: workload.clone(),
             }),
             Self::Converge { .. }
+            | Self::Evict { .. }
             | Self::Probe { .. }
             | Self::AwaitReady { .. }
             | Self::AwaitUnused { .. }

@@ -5,6 +5,8 @@
 //! A workload that cannot be moved stands aside and stops no other one. At the end it is named with
 //! its reason.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use meshwright_model::Name;
 use meshwright_model::observation::RestartBlocker;
 use meshwright_model::operation::{Problem, Progress};
@@ -48,6 +50,15 @@ pub struct Candidate {
     pub former_stamp: Option<Option<String>>,
     /// Admission's answer to a new pod of the workload.
     pub next: NextPod,
+}
+
+/// Live pod that no workload owns which we can restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherPod {
+    /// Pod, as a user of the revision that the roll-out moves off.
+    pub user: RevisionUser,
+    /// Progress of its eviction; `None` if the plan has none.
+    pub eviction: Option<Progress>,
 }
 
 /// Restarts of one workload that the operation has planned so far.
@@ -109,7 +120,7 @@ pub fn next_move(
     goal: &Goal<'_>,
     candidates: &[Candidate],
     history: &dyn Fn(&WorkloadKey) -> RestartHistory,
-    others: &[RevisionUser],
+    others: &[OtherPod],
 ) -> NextMove {
     let judged: Vec<(&Candidate, RestartHistory, Verdict)> = candidates
         .iter()
@@ -123,16 +134,20 @@ pub fn next_move(
         .iter()
         .filter(|(.., verdict)| matches!(verdict, Verdict::Left { failed: true, .. }))
         .count();
-    let under_way = judged
+    let restarting = judged
         .iter()
         .filter(|(.., verdict)| matches!(verdict, Verdict::UnderWay))
         .count();
+    let under_way = restarting + others.iter().filter(|other| other.is_under_way()).count();
     let mut added = if failures >= goal.max_failures {
         Vec::new()
     } else {
         new_restarts(&judged)
     };
     added.extend(new_exclusions(&judged));
+    if !goal.outdated && restarting == 0 && added.is_empty() {
+        added.extend(new_evictions(others));
+    }
     if !added.is_empty() {
         return NextMove::Restart(added);
     }
@@ -142,11 +157,7 @@ pub fn next_move(
     let left: Vec<String> = judged
         .iter()
         .filter_map(|(candidate, _, verdict)| left_text(candidate, verdict))
-        .chain(
-            others
-                .iter()
-                .map(|pod| format!("{pod} (no workload of ours restarts it)")),
-        )
+        .chain(describe_pods(others))
         .collect();
     if left.is_empty() {
         NextMove::Done
@@ -244,6 +255,66 @@ fn new_restarts(judged: &[(&Candidate, RestartHistory, Verdict)]) -> Vec<NewRest
             _ => None,
         })
         .collect()
+}
+
+impl OtherPod {
+    fn is_under_way(&self) -> bool {
+        self.eviction
+            .as_ref()
+            .is_some_and(|progress| !progress.is_closed() && progress.failed.is_none())
+    }
+
+    /// Returns the place within which one pod is evicted at a time.
+    fn place(&self) -> (&str, &str) {
+        let namespace = self.user.name.split('/').next().unwrap_or_default();
+        (&self.user.member, namespace)
+    }
+}
+
+/// Returns the evictions to begin, one at a time in each namespace.
+fn new_evictions(others: &[OtherPod]) -> Vec<NewRestart> {
+    let mut taken: BTreeSet<(&str, &str)> = others
+        .iter()
+        .filter(|other| other.is_under_way())
+        .map(OtherPod::place)
+        .collect();
+    let mut added = Vec::new();
+    for other in others.iter().filter(|other| other.eviction.is_none()) {
+        let (Some(version), Ok(member)) = (&other.user.evictable, other.user.member.parse()) else {
+            continue;
+        };
+        if taken.insert(other.place()) {
+            let step = Step::Evict {
+                member,
+                namespace: other.place().1.to_owned(),
+                pod: version.0.clone(),
+            };
+            added.push(NewRestart {
+                step,
+                excluded: None,
+            });
+        }
+    }
+    added
+}
+
+/// Names the pods that are left. Several pods of one namespace are named together.
+fn describe_pods(others: &[OtherPod]) -> Vec<String> {
+    let mut by_place: BTreeMap<(&str, &str), Vec<&OtherPod>> = BTreeMap::new();
+    for other in others {
+        by_place.entry(other.place()).or_default().push(other);
+    }
+    let name = |((member, namespace), pods): ((&str, &str), Vec<&OtherPod>)| {
+        let first = &pods[0].user;
+        match pods.len() {
+            1 => format!("{first} (no workload owns it that we can restart)"),
+            count => format!(
+                "{count} pods of namespace {namespace} in {member}, such as {} (no workload owns them that we can restart)",
+                first.name
+            ),
+        }
+    };
+    by_place.into_iter().map(name).collect()
 }
 
 /// Returns the entries of workloads that cannot be restarted and that the plan does not list yet.

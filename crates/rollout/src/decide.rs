@@ -199,7 +199,7 @@ fn is_proven_unused(run: &StepTiming, patience: &Timeouts) -> bool {
 /// Builds the problem of a step that exceeded its time limit.
 fn timeout_problem(step: &Step, reason: &str) -> Problem {
     let (code, hint) = match step {
-        Step::Restart { .. } => (
+        Step::Restart { .. } | Step::Evict { .. } => (
             ProblemCode::WorkloadNotReady,
             "Look at the workload's pods; retry when they can become ready, or roll back.",
         ),

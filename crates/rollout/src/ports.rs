@@ -112,6 +112,17 @@ pub trait MeshClusters: TeardownInspection {
     /// Returns the same errors as [`MeshClusters::observe_target`].
     async fn accepts_probes(&self, member: &Name) -> Result<bool, ClusterError>;
 
+    /// Observes a pod. Returns `None` when the pod is gone or another one has its name.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`MeshClusters::observe_target`].
+    async fn observe_pod(
+        &self,
+        member: &Name,
+        namespace: &str,
+        pod: &ObjectVersion,
+    ) -> Result<Option<LivePod>, ClusterError>;
+
     /// Asks a member to evict a pod, within the disruption budgets of its owner. `pod` is the version
     /// that a look has shown; a pod of the same name that was created since is not evicted.
     ///

@@ -24,6 +24,7 @@ use crate::ports::{
 };
 
 mod converge;
+mod eviction;
 mod restart;
 mod set;
 
@@ -124,6 +125,11 @@ impl StepContext<'_> {
                 wanted,
                 stamp,
             } => restart::check(self, world, member, workload, (wanted, stamp)).await,
+            Step::Evict {
+                member,
+                namespace,
+                pod,
+            } => eviction::check_pod(world, member, namespace, pod).await,
             Step::Converge {
                 off,
                 outdated,
@@ -183,6 +189,9 @@ impl StepContext<'_> {
                     .write_target(target, to.as_deref(), seen, permit)
                     .await
             }
+            Step::Evict {
+                member, namespace, ..
+            } => world.evict_pod(member, namespace, seen, permit).await,
             Step::Restart {
                 member,
                 workload,

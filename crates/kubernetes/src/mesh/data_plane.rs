@@ -4,9 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshwright_model::plan::{WorkloadKind, WorkloadRef};
-use meshwright_rollout::ports::{
-    ClusterError, LivePod, ObjectVersion, ObservedWorkload, Readiness,
-};
+use meshwright_rollout::ports::{ClusterError, LivePod, ObservedWorkload, Readiness};
 
 use super::MemberCluster;
 use super::records::{PodRecord, WorkloadRecord};
@@ -114,11 +112,8 @@ impl Snapshot {
             live: self
                 .live_pods(workload)
                 .map(|pod| LivePod {
-                    version: ObjectVersion(format!("{}/{}", pod.name, pod.uid)),
-                    ready: pod.ready,
-                    deleted: pod.terminating,
-                    sidecar: pod.sidecar.clone(),
                     terminating: pod.terminating || pod.stamp != record.stamp,
+                    ..pod.to_live_pod()
                 })
                 .collect(),
             rollout: self.explain_rollout(record),

@@ -6,7 +6,7 @@ use meshwright_model::operation::Problem;
 use meshwright_model::plan::{Sidecar, WorkloadKind, WorkloadRef};
 use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL};
-use meshwright_rollout::ports::{ObjectVersion, Readiness};
+use meshwright_rollout::ports::{LivePod, ObjectVersion, Readiness};
 use serde_json::Value;
 
 use super::{number_at, object_version, text_at};
@@ -35,6 +35,8 @@ pub(super) struct PodRecord {
     /// Whether the pod serves, from its condition `Ready`.
     pub(super) ready: bool,
     pub(super) owner: Option<WorkloadRef>,
+    /// Kind of the controller that created the pod.
+    pub(super) controller: Option<String>,
     /// Whether the pod still runs. A finished pod does not; a terminating one still does.
     pub(super) live: bool,
     /// Revision that injected the pod, from the annotation `istio.io/rev`.
@@ -82,6 +84,7 @@ impl PodRecord {
             uid: part("/metadata/uid"),
             ready: is_ready(object),
             owner: owner_workload(object),
+            controller: controller_kind(object),
             live: !matches!(
                 text_at(object, "/status/phase"),
                 Some("Succeeded" | "Failed")
@@ -96,9 +99,39 @@ impl PodRecord {
         }
     }
 
+    /// Returns the identity of the pod, as `name/uid`.
+    pub(super) fn version(&self) -> ObjectVersion {
+        ObjectVersion(format!("{}/{}", self.name, self.uid))
+    }
+
+    /// Returns true if a controller creates the pod again after an eviction. The eviction of a Job's
+    /// pod may fail the Job, and a node creates only the pods of its own files.
+    pub(super) fn is_recreated(&self) -> bool {
+        let kind = self.controller.as_deref();
+        kind.is_some_and(|kind| !matches!(kind, "Job" | "Node"))
+    }
+
+    /// Returns the pod in the terms of the domain.
+    pub(super) fn to_live_pod(&self) -> LivePod {
+        LivePod {
+            version: self.version(),
+            ready: self.ready,
+            deleted: self.terminating,
+            sidecar: self.sidecar.clone(),
+            terminating: self.terminating,
+        }
+    }
+
     pub(super) fn object_key(&self) -> (String, String) {
         (self.namespace.clone(), self.name.clone())
     }
+}
+
+/// Returns the kind of a pod's controller.
+fn controller_kind(pod: &Value) -> Option<String> {
+    let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;
+    let controller = owners.iter().find(|owner| owner["controller"] == true)?;
+    controller["kind"].as_str().map(str::to_owned)
 }
 
 /// Returns whether a pod has the condition `Ready`.

@@ -74,6 +74,7 @@ pub(super) async fn pinned_resources_in(
                     part("/metadata/name")
                 ),
                 workload: None,
+                evictable: None,
             }
         })
     });

@@ -252,6 +252,7 @@ impl MemberUsers<'_> {
                     .owner
                     .clone()
                     .filter(|owner| snapshot.workloads.contains_key(owner)),
+                evictable: pod.is_recreated().then(|| pod.version()),
                 ..new_user(
                     self.member,
                     UserKind::Pod,
@@ -308,6 +309,7 @@ fn new_user(member: &MemberCluster, kind: UserKind, name: String) -> RevisionUse
         kind,
         name,
         workload: None,
+        evictable: None,
     }
 }
 
@@ -319,6 +321,7 @@ fn proxy_user(proxy: &Value) -> RevisionUser {
         kind: UserKind::Proxy,
         name: part("proxy"),
         workload: None,
+        evictable: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use meshwright_model::Name;
 use meshwright_model::plan::{WorkloadKind, WorkloadRef};
 use meshwright_model::problem::ProblemCode;
-use meshwright_rollout::ports::{ClusterError, ObjectVersion, ObservedWorkload};
+use meshwright_rollout::ports::{ClusterError, LivePod, ObjectVersion, ObservedWorkload};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
@@ -79,6 +79,27 @@ impl Watches {
         live.check_reachable(member).await?;
         let state = live.state.lock().expect("no holder panics");
         Ok(state.snapshot.workload_state(workload))
+    }
+
+    /// Returns a pod as the watches show it, unless it is gone or another one has its name.
+    pub(super) async fn pod_state(
+        &self,
+        member: &MemberCluster,
+        namespace: &str,
+        pod: &ObjectVersion,
+    ) -> Result<Option<LivePod>, ClusterError> {
+        let live = self.watch_member(member);
+        live.wait_until_listed(member).await?;
+        live.check_reachable(member).await?;
+        let name = pod.0.split('/').next().unwrap_or_default();
+        let state = live.state.lock().expect("no holder panics");
+        let record = state
+            .snapshot
+            .pods
+            .get(&(namespace.to_owned(), name.to_owned()));
+        Ok(record
+            .filter(|record| record.live && record.version() == *pod)
+            .map(PodRecord::to_live_pod))
     }
 
     /// Records the cluster's answer to our own write, so that the next check does not show the

@@ -60,6 +60,14 @@ impl std::fmt::Display for Step {
             } => {
                 write!(f, "restart {workload} in {member} onto {}", wanted.revision)
             }
+            Self::Evict {
+                member,
+                namespace,
+                pod,
+            } => {
+                let name = pod.split('/').next().unwrap_or_default();
+                write!(f, "evict pod {namespace}/{name} in {member}")
+            }
             Self::Converge {
                 off: Some(former), ..
             } => write!(f, "restart every workload that has pods of {former}"),

@@ -248,9 +248,11 @@ fn pods_without_a_workload_are_left() {
         kind: UserKind::Pod,
         name: "shop/one-off".into(),
         workload: None,
+        evictable: None,
     };
     let none = |_: &WorkloadKey| RestartHistory::default();
-    let NextMove::Partial(left) = next_move(&goal(Some(&old())), &[], &none, &[bare]) else {
+    let NextMove::Partial(left) = next_move(&goal(Some(&old())), &[], &none, &[pod_of(bare)])
+    else {
         panic!("a pod is left");
     };
     assert!(
@@ -325,4 +327,73 @@ fn d1_a_pod_without_a_sidecar_in_a_labelled_namespace_needs_a_restart() {
     let none = |_: &WorkloadKey| RestartHistory::default();
     let (restarted, _) = planned(next_move(&roll, &[bare], &none, &[]));
     assert_eq!(restarted, ["web"]);
+}
+
+fn pod_of(user: RevisionUser) -> OtherPod {
+    OtherPod {
+        user,
+        eviction: None,
+    }
+}
+
+#[test]
+fn b7_a_rollback_evicts_pods_of_controllers_that_it_cannot_restart_one_by_one() {
+    let pod = |name: &str| {
+        pod_of(RevisionUser {
+            member: "c1".into(),
+            kind: UserKind::Pod,
+            name: format!("shop/{name}"),
+            workload: None,
+            evictable: Some(crate::ports::ObjectVersion(format!("{name}/uid"))),
+        })
+    };
+    let former = old();
+    let none = |_: &WorkloadKey| RestartHistory::default();
+    let pods = [pod("a"), pod("b")];
+    let NextMove::Restart(evictions) = next_move(&goal(Some(&former)), &[], &none, &pods) else {
+        panic!("a pod is to be evicted");
+    };
+    assert!(
+        matches!(&evictions[..], [NewRestart { step: Step::Evict { pod, .. }, .. }] if pod == "a/uid"),
+        "{evictions:?}"
+    );
+    let roll = Goal {
+        outdated: true,
+        ..goal(Some(&former))
+    };
+    let NextMove::Partial(left) = next_move(&roll, &[], &none, &pods) else {
+        panic!("a roll-out leaves them to their owners");
+    };
+    assert!(
+        left.message.contains("2 pods of namespace shop in c1"),
+        "{}",
+        left.message
+    );
+}
+
+#[test]
+fn b7_a_rollback_evicts_the_pods_of_a_workload_that_a_changed_template_does_not_move() {
+    let paused = Candidate {
+        live: vec![Some(sidecar("1-27-9"))],
+        next: NextPod::Injected(sidecar("1-25-1")),
+        blocker: Some(RestartBlocker::Paused),
+        ..candidate("paused")
+    };
+    let new = FormerPods {
+        revision: "1-27-9".parse().expect("a revision name"),
+        image: None,
+    };
+    let NextMove::Restart(restarts) = decide(Some(&new), &[paused], &Histories::new()) else {
+        panic!("its pod is to be evicted");
+    };
+    assert!(
+        matches!(
+            &restarts[0].step,
+            Step::Restart {
+                stamp: Stamp::Evict,
+                ..
+            }
+        ),
+        "{restarts:?}"
+    );
 }

@@ -5,6 +5,8 @@ use meshwright_model::Name;
 use meshwright_model::plan::WorkloadRef;
 use meshwright_model::version::RevisionName;
 
+use super::ObjectVersion;
+
 /// Search for the users of a revision.
 #[derive(Debug, Clone, Copy)]
 pub struct UserSearch<'a> {
@@ -46,6 +48,9 @@ pub struct RevisionUser {
     pub name: String,
     /// Workload that owns the pod or the template, if a restart of ours can replace its pods.
     pub workload: Option<WorkloadRef>,
+    /// Identity of a pod that its controller would create again after an eviction. `None` for a
+    /// bare pod, for the pod of a Job, and for a user that is no pod.
+    pub evictable: Option<ObjectVersion>,
 }
 
 /// Kinds of users of a revision.

@@ -8,7 +8,9 @@ use meshwright_model::plan::{Stamp, Step};
 use meshwright_model::version::RevisionName;
 
 use super::{StepCheck, StepContext};
-use crate::converge::{Candidate, Goal, NextMove, RestartHistory, WorkloadKey, next_move};
+use crate::converge::{
+    Candidate, Goal, NextMove, OtherPod, RestartHistory, WorkloadKey, next_move,
+};
 use crate::ports::{ClusterError, MeshClusters, NextPod, RevisionUser, UserKind, UserSearch};
 
 /// A workload of a look, with the place where it was found.
@@ -49,7 +51,10 @@ pub(super) async fn check(
     let history = |key: &WorkloadKey| place.restart_history(key);
     let others = match goal.off {
         Some(former) if former.image.is_none() && !place.has_open_restart() => {
-            list_other_pods(world, &former.revision).await?
+            let pods = list_other_pods(world, &former.revision).await?;
+            pods.into_iter()
+                .map(|pod| place.with_eviction(pod))
+                .collect()
         }
         _ => Vec::new(),
     };
@@ -161,9 +166,27 @@ impl StepContext<'_> {
         history
     }
 
+    /// Returns a pod with the progress of its eviction.
+    fn with_eviction(&self, user: RevisionUser) -> OtherPod {
+        let evicts = |step: &Step| match step {
+            Step::Evict { member, pod, .. } => {
+                *member.as_str() == user.member
+                    && user.evictable.as_ref().is_some_and(|of| of.0 == *pod)
+            }
+            _ => false,
+        };
+        let eviction = self.restarts.iter().find(|(step, _)| evicts(step));
+        OtherPod {
+            eviction: eviction.map(|(_, progress)| (*progress).clone()),
+            user,
+        }
+    }
+
     fn has_open_restart(&self) -> bool {
-        self.restarts
-            .iter()
-            .any(|(_, progress)| !progress.is_closed() && progress.failed.is_none())
+        self.restarts.iter().any(|(step, progress)| {
+            matches!(step, Step::Restart { .. })
+                && !progress.is_closed()
+                && progress.failed.is_none()
+        })
     }
 }

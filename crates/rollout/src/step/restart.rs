@@ -5,8 +5,8 @@ use meshwright_model::operation::Problem;
 use meshwright_model::plan::{Sidecar, Stamp, WorkloadRef};
 use meshwright_model::problem::ProblemCode;
 
-use super::{StepCheck, StepContext};
-use crate::ports::{ClusterError, LivePod, MeshClusters, ObservedWorkload, Readiness};
+use super::{StepCheck, StepContext, eviction};
+use crate::ports::{ClusterError, MeshClusters, ObservedWorkload, Readiness};
 
 /// Checks whether every live pod of the workload has the wanted sidecar. The workload is ready for
 /// a restart until our stamp is on its pod template.
@@ -22,7 +22,7 @@ pub(super) async fn check(
         return Ok(StepCheck::Done);
     };
     if *stamp == Stamp::Evict {
-        return Ok(check_evictions(wanted, &seen));
+        return Ok(eviction::check_workload(wanted, &seen));
     }
     let goal = place.restart_stamp(stamp);
     let carried = seen
@@ -42,35 +42,6 @@ pub(super) async fn check(
         capture: seen.stamp,
         version: seen.version,
     })
-}
-
-/// Checks which pod is evicted next. A pod that serves is evicted only while no other pod of the
-/// workload is being replaced; one that does not serve costs nothing. The step ends with the last
-/// pod that has another sidecar, even if the workload's own fault keeps its pods from serving.
-fn check_evictions(wanted: &Sidecar, seen: &ObservedWorkload) -> StepCheck {
-    let (right, others): (Vec<&LivePod>, Vec<&LivePod>) = seen
-        .live
-        .iter()
-        .partition(|pod| pod.sidecar.as_ref() == Some(wanted));
-    let replacing = |reason: String| StepCheck::Replacing {
-        reason,
-        replaced: right.len(),
-    };
-    if others.is_empty() {
-        return StepCheck::Done;
-    }
-    let ending = others.iter().filter(|pod| pod.deleted).count();
-    if ending > 0 {
-        return replacing(format!("{ending} old pods are still ending"));
-    }
-    let settled = !matches!(seen.rollout, Readiness::Pending(_));
-    match others.iter().find(|pod| settled || !pod.ready) {
-        Some(pod) => StepCheck::Ready {
-            capture: seen.stamp.clone(),
-            version: pod.version.clone(),
-        },
-        None => replacing("the last pod that was replaced does not serve yet".to_owned()),
-    }
 }
 
 /// Checks the rollout of a workload whose pod template has our stamp already.

@@ -197,6 +197,18 @@ impl MeshClusters for FakeClusters {
         Ok(asked.collect())
     }
 
+    async fn observe_pod(
+        &self,
+        member: &Name,
+        _namespace: &str,
+        _pod: &ObjectVersion,
+    ) -> Result<Option<LivePod>, ClusterError> {
+        self.delay_call().await;
+        // Every pod of the fake clusters belongs to a workload.
+        self.lock().check_reachable(Some(member))?;
+        Ok(None)
+    }
+
     async fn evict_pod(
         &self,
         member: &Name,

@@ -70,6 +70,7 @@ impl State {
                 kind: UserKind::Resource,
                 name: name.to_owned(),
                 workload: None,
+                evictable: None,
             }
         }));
         Ok(found)
@@ -87,6 +88,7 @@ impl State {
                 kind: UserKind::Pod,
                 name: format!("{}/{}-{number}", workload.namespace, workload.name),
                 workload: Some(workload.clone()),
+                evictable: None,
             })
         });
         pods.collect()
@@ -104,6 +106,7 @@ impl State {
                 kind: UserKind::Template,
                 name: workload.to_string(),
                 workload: Some(workload.clone()),
+                evictable: None,
             });
         let namespaces = self.targets.iter().filter_map(|(target, cell)| {
             let Target::NamespaceLabel {
@@ -120,6 +123,7 @@ impl State {
                 kind: UserKind::Namespace,
                 name: namespace.clone(),
                 workload: None,
+                evictable: None,
             })
         });
         templates.chain(namespaces).collect()
@@ -137,6 +141,7 @@ impl State {
                 kind: UserKind::Tag,
                 name: tag.clone(),
                 workload: None,
+                evictable: None,
             })
         });
         tags.collect()

@@ -14,7 +14,10 @@ impl Run<'_> {
     pub(super) fn audit_entries(&self, facts: &[(i32, StepEvent)]) -> Vec<Entry> {
         let entry = |(number, fact): &(i32, StepEvent)| {
             let item = self.steps.iter().find(|item| item.number == *number)?;
-            let target = item.step.written_target()?;
+            let target = match &item.step {
+                evicts @ Step::Evict { .. } => evicts.to_string(),
+                other => other.written_target()?.to_string(),
+            };
             let digest = |value: Option<&str>| value.map(|value| sha256(value.as_bytes()));
             let (action, before) = match fact {
                 StepEvent::Started { capture } => {
@@ -33,7 +36,7 @@ impl Run<'_> {
                 target: self
                     .operation
                     .mesh
-                    .map_or_else(|| target.to_string(), |mesh| format!("{mesh}: {target}")),
+                    .map_or_else(|| target.clone(), |mesh| format!("{mesh}: {target}")),
                 request_id: Some(self.claim.operation.to_string()),
                 before,
                 after: goal_digest(item),
@@ -50,6 +53,7 @@ fn goal_digest(item: &PlannedStep) -> Option<Digest> {
         Step::Set { to, .. } => to.as_deref(),
         Step::Restart { wanted, .. } => Some(wanted.image.as_str()),
         Step::Converge { .. }
+        | Step::Evict { .. }
         | Step::Probe { .. }
         | Step::AwaitReady { .. }
         | Step::AwaitUnused { .. }

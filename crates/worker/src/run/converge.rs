@@ -45,7 +45,8 @@ impl Run<'_> {
     /// Returns true for a step whose failure must not stop the others: a restart in a wave that
     /// looks for workloads again and again. The look names the failed ones at the end.
     fn may_stand_aside(&self, item: &PlannedStep) -> bool {
-        matches!(item.step, Step::Restart { .. }) && self.belongs_to_search(item)
+        matches!(item.step, Step::Restart { .. } | Step::Evict { .. })
+            && self.belongs_to_search(item)
     }
 
     /// Returns true for a step that looks for workloads, and for the restarts that it has added.
@@ -130,7 +131,7 @@ impl Run<'_> {
         let beside = |other: &&PlannedStep| {
             is_converge(&item.step)
                 && other.wave == item.wave
-                && matches!(other.step, Step::Restart { .. })
+                && matches!(other.step, Step::Restart { .. } | Step::Evict { .. })
         };
         self.steps
             .iter()

@@ -16,8 +16,8 @@ use super::super::undo;
 use super::*;
 use crate::plan::ControlPlane;
 use crate::ports::{
-    Fence, FencingToken, NextPod, ObjectVersion, Observed, ObservedWorkload, RevisionUsers,
-    TeardownInspection, UserSearch,
+    Fence, FencingToken, LivePod, NextPod, ObjectVersion, Observed, ObservedWorkload,
+    RevisionUsers, TeardownInspection, UserSearch,
 };
 
 /// Clusters in which every target has this value and names a former address. All other calls fail.
@@ -96,6 +96,15 @@ impl MeshClusters for FormerAddress {
         _: &InjectionRequest,
         _: &Sidecar,
     ) -> Result<Result<(), String>, ClusterError> {
+        not_asked()
+    }
+
+    async fn observe_pod(
+        &self,
+        _: &Name,
+        _: &str,
+        _: &ObjectVersion,
+    ) -> Result<Option<LivePod>, ClusterError> {
         not_asked()
     }
 
