@@ -1,6 +1,6 @@
 //! Reads a recording of a lab event by event, and reports each moment at which a namespace was
-//! without injection or a workload was below its allowed availability. It knows no plans, only the
-//! watch events of the API servers.
+//! without injection, a workload was below its allowed availability, or a revision was removed while
+//! a pod used it. It knows no plans, only the watch events of the API servers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
@@ -23,6 +23,8 @@ struct ClusterState {
     synced: bool,
     /// Workloads that have had all wanted replicas available at least once.
     fully_available: BTreeSet<String>,
+    /// Revision that injected each pod that has not ended.
+    revisions_in_use: BTreeMap<String, String>,
 }
 
 /// State of all clusters, and the breaches that were found.
@@ -88,13 +90,20 @@ impl AvailabilityJudge {
         if cluster == "hosting" {
             if kind == "Deployment" && name.starts_with("istiod-") {
                 let available = !gone && number_at(object, "/status/availableReplicas") > 0;
-                self.istiod_available
-                    .insert(name.trim_start_matches("istiod-").to_owned(), available);
+                let revision = name.trim_start_matches("istiod-").to_owned();
+                if gone {
+                    self.check_removal(&revision, None);
+                }
+                self.istiod_available.insert(revision, available);
             }
             return;
         }
         match kind {
             "" => {}
+            "Pod" => {
+                self.record_pod(&cluster, object, gone);
+                return;
+            }
             "Namespace" => self.record_namespace(&cluster, name, object, gone),
             "MutatingWebhookConfiguration" => self.record_webhook(&cluster, name, object, gone),
             "Deployment" | "StatefulSet" | "DaemonSet" => {
@@ -124,10 +133,13 @@ impl AvailabilityJudge {
     }
 
     fn record_webhook(&mut self, cluster: &str, name: String, object: &Value, gone: bool) {
-        let known = self.clusters.entry(cluster.to_owned()).or_default();
         let revision = text_at(object, "/metadata/labels/istio.io~1rev");
         let Ok(parsed) = revision.parse() else { return };
         let tag = text_at(object, "/metadata/labels/istio.io~1tag");
+        if gone && tag.is_empty() {
+            self.check_removal(revision, Some(cluster));
+        }
+        let known = self.clusters.entry(cluster.to_owned()).or_default();
         let value = if tag.is_empty() { revision } else { tag };
         let injector = Injector {
             value: value.to_owned(),
@@ -139,6 +151,42 @@ impl AvailabilityJudge {
         } else {
             known.injectors.insert(name, injector)
         };
+    }
+
+    fn record_pod(&mut self, cluster: &str, object: &Value, gone: bool) {
+        let known = self.clusters.entry(cluster.to_owned()).or_default();
+        let name = format!(
+            "{}/{}",
+            text_at(object, "/metadata/namespace"),
+            text_at(object, "/metadata/name")
+        );
+        let revision = text_at(object, "/metadata/annotations/istio.io~1rev");
+        let ended = matches!(text_at(object, "/status/phase"), "Succeeded" | "Failed");
+        if gone || ended || revision.is_empty() {
+            known.revisions_in_use.remove(&name);
+        } else {
+            known.revisions_in_use.insert(name, revision.to_owned());
+        }
+    }
+
+    /// Checks that no pod uses a revision whose istiod or, in one cluster, whose injector was
+    /// removed.
+    fn check_removal(&mut self, revision: &str, cluster: Option<&str>) {
+        for (name, known) in &self.clusters {
+            let mut users = known
+                .revisions_in_use
+                .iter()
+                .filter(|(_, used)| *used == revision);
+            if let Some((pod, _)) = users.next()
+                && cluster.is_none_or(|only| only == name)
+            {
+                self.breaches.push(format!(
+                    "event {}: {revision} was removed while the pod {pod} in {name} and {} others used it",
+                    self.events,
+                    users.count()
+                ));
+            }
+        }
     }
 
     /// Checks that exactly one webhook matches each labelled namespace, and that the istiod of its
@@ -190,12 +238,10 @@ impl AvailabilityJudge {
             .and_then(Value::as_i64)
             .unwrap_or(1);
         let (wanted, available, allowed) = match kind {
-            // Kubernetes' default allows a quarter of the replicas, rounded down, to be
-            // unavailable.
             "Deployment" => (
                 replicas,
                 number_at(object, "/status/availableReplicas"),
-                replicas - replicas / 4,
+                replicas - max_unavailable(object, replicas),
             ),
             "StatefulSet" => (
                 replicas,
@@ -222,80 +268,31 @@ impl AvailabilityJudge {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn event(cluster: &str, object: Value) -> Value {
-        json!({ "cluster": cluster, "type": "MODIFIED", "object": object })
+/// Returns how many replicas of a Deployment its strategy allows to be unavailable.
+fn max_unavailable(deployment: &Value, replicas: i64) -> i64 {
+    if text_at(deployment, "/spec/strategy/type") == "Recreate" {
+        return replicas;
     }
-
-    fn webhook(name: &str, tag: Option<&str>, revision: &str) -> Value {
-        json!({ "kind": "MutatingWebhookConfiguration", "metadata": { "name": name, "labels": { "istio.io/rev": revision, "istio.io/tag": tag } } })
-    }
-
-    fn namespace(label: &str) -> Value {
-        json!({ "kind": "Namespace", "metadata": { "name": "shop", "labels": { "istio.io/rev": label } } })
-    }
-
-    fn deployment(available: i64) -> Value {
-        json!({ "kind": "Deployment", "metadata": { "name": "web", "namespace": "shop" }, "spec": { "replicas": 4 }, "status": { "availableReplicas": available } })
-    }
-
-    fn istiod(available: i64) -> Value {
-        json!({ "kind": "Deployment", "metadata": { "name": "istiod-1-25-1" }, "status": { "availableReplicas": available } })
-    }
-
-    /// Counts the breaches in the events of a healthy mesh that are followed by planted events.
-    fn count_breaches(planted: Vec<Value>) -> usize {
-        let mut judge = AvailabilityJudge::default();
-        let healthy = [
-            event("hosting", istiod(2)),
-            event("c1", webhook("canonical", None, "1-25-1")),
-            event("c1", webhook("default", Some("default"), "1-25-1")),
-            event("c1", webhook("stable", Some("stable"), "1-25-1")),
-            event("c1", namespace("stable")),
-            event("c1", deployment(4)),
-            json!({ "cluster": "c1", "type": "SYNCED", "object": {} }),
-            event("c1", deployment(3)),
-        ];
-        healthy
-            .iter()
-            .chain(&planted)
-            .for_each(|event| judge.observe_event(event));
-        judge.breaches.len()
-    }
-
-    #[test]
-    fn a_healthy_mesh_has_no_breach() {
-        assert_eq!(count_breaches(Vec::new()), 0);
-    }
-
-    #[test]
-    fn planted_a_workload_below_its_allowed_availability_is_found() {
-        assert!(count_breaches(vec![event("c1", deployment(2))]) > 0);
-    }
-
-    #[test]
-    fn planted_a_label_that_no_webhook_or_two_match_is_found() {
-        assert!(count_breaches(vec![event("c1", namespace("1-24-0"))]) > 0);
-        assert!(
-            count_breaches(vec![event(
-                "c1",
-                webhook("second", Some("stable"), "1-25-1")
-            )]) > 0
-        );
-    }
-
-    #[test]
-    fn planted_a_webhook_whose_istiod_is_dead_is_found() {
-        assert!(
-            count_breaches(vec![
-                event("hosting", istiod(0)),
-                event("c1", deployment(4))
-            ]) > 0
-        );
+    let update = &deployment["spec"]["strategy"]["rollingUpdate"];
+    let share = |value: &Value, round_up: i64| match value.as_str() {
+        Some(text) => {
+            let percent = text.trim_end_matches('%').parse::<i64>().unwrap_or(0);
+            (replicas * percent + round_up) / 100
+        }
+        // Kubernetes' default is a quarter of the replicas for both fields.
+        None => value.as_i64().unwrap_or((replicas * 25 + round_up) / 100),
+    };
+    let (unavailable, surge) = (
+        share(&update["maxUnavailable"], 0),
+        share(&update["maxSurge"], 99),
+    );
+    // Kubernetes never lets both be zero, because no pod could be replaced.
+    if unavailable == 0 && surge == 0 {
+        1
+    } else {
+        unavailable
     }
 }
+
+#[cfg(test)]
+mod tests;
