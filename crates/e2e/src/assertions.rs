@@ -14,7 +14,7 @@ pub(crate) const MEMBER_CLUSTERS: [&str; 2] = ["c1", "c2"];
 /// Namespaces of `deploy/samples.yaml` that have an injection label; one more has none.
 pub(crate) const MESHED_NAMESPACES: [&str; 4] = ["shop", "billing", "search", "lab-canary"];
 
-fn text_at<'v>(value: &'v Value, pointer: &str) -> &'v str {
+pub(crate) fn text_at<'v>(value: &'v Value, pointer: &str) -> &'v str {
     value
         .pointer(pointer)
         .and_then(Value::as_str)

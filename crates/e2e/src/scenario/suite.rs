@@ -14,7 +14,7 @@ use super::releases::{
 use super::start_state::{StartState, SuiteLab};
 use super::{
     OLD_RELEASE, access, credentials, hosting, identity, in_place, least_privilege, leaving,
-    mesh_namespace, refused, registry, rollback, sidecars, twice,
+    mesh_namespace, refused, registry, rollback, sidecars, twice, zoo,
 };
 use crate::Result;
 use crate::assertions::MEMBER_CLUSTERS;
@@ -59,6 +59,7 @@ fn scenario(
 fn list_scenarios() -> Vec<NamedTest<SuiteFixture>> {
     let mut all = pre_upgrade_scenarios();
     all.extend(rollback_scenarios());
+    all.extend(zoo_scenarios());
     all.extend(one_way_scenarios());
     all
 }
@@ -139,6 +140,29 @@ fn rollback_scenarios() -> impl Iterator<Item = NamedTest<SuiteFixture>> {
         .into_iter()
         .map(from)
         .chain([refused])
+}
+
+/// Scenarios with workloads that a restart cannot move or must not touch.
+fn zoo_scenarios() -> impl Iterator<Item = NamedTest<SuiteFixture>> {
+    let stages = [
+        (
+            "a zoo of odd workloads: the roll-out names what it left, and the rollback ends",
+            zoo::RollbackStart::PartialRollout,
+        ),
+        (
+            "a zoo of odd workloads: back from a split promotion",
+            zoo::RollbackStart::SplitPromotion,
+        ),
+        (
+            "a zoo of odd workloads: back from the middle of the roll-out",
+            zoo::RollbackStart::MiddleOfRollout,
+        ),
+    ];
+    stages.into_iter().map(|(title, stage)| {
+        scenario(title, StartState::Release(OLD_RELEASE), move |on| {
+            zoo::check_zoo(on, stage)
+        })
+    })
 }
 
 /// Scenarios in which the mesh leaves the old version for good, moves in place and is deleted.
