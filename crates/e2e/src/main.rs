@@ -83,6 +83,9 @@ enum Suite {
         /// File with the recording, as `tests/lab/lab record` prints it.
         recording: std::path::PathBuf,
     },
+    /// Take upgrades of a mesh with odd workloads to a stage and back on the lab, while pods are
+    /// evicted at random.
+    Zoo(scenario::zoo::repeated::ZooOptions),
     /// Run an upgrade from 1.25.1 to 1.27.9 or other stories end to end, and check the end state.
     #[command(subcommand)]
     Scenario(ScenarioCommand),
@@ -110,6 +113,7 @@ fn main() -> ExitCode {
         Suite::Isolation(selection) => Ok(isolation::run(&selection)),
         Suite::Slow(options) => Ok(slow::run(&options)),
         Suite::BadInput(options) => bad_input::run(options),
+        Suite::Zoo(options) => Ok(scenario::zoo::repeated::run_zoo(options)),
         Suite::Scenario(ScenarioCommand::All(options)) => Ok(scenario::suite::run_suite(options)),
         Suite::Scenario(ScenarioCommand::Quickstart(options)) => {
             scenario::run_quickstart(&options).map(succeed)

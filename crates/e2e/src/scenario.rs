@@ -32,7 +32,7 @@ pub(crate) mod sidecars;
 pub(crate) mod start_state;
 pub(crate) mod suite;
 pub(crate) mod twice;
-mod zoo;
+pub(crate) mod zoo;
 
 /// A version, its revision and its proxy image.
 pub(crate) type LabRelease = (&'static str, &'static str, &'static str);

@@ -147,6 +147,43 @@ impl DevServer {
         .map(drop)
     }
 
+    /// Restarts Postgres in the mode `immediate`, as an administrator might: open connections are
+    /// cut.
+    pub(crate) fn restart_postgres(&self) -> Result<()> {
+        let folder = self.postgres_dir().join("data");
+        let first = std::fs::read_to_string(folder.join("postmaster.pid"))?;
+        let program = std::fs::read_to_string(folder.join("postmaster.opts"))?;
+        let program = Path::new(program.split_whitespace().next().unwrap_or_default())
+            .with_file_name("pg_ctl");
+        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&folder)?);
+        // pg_ctl refuses to run as root, so run it as the owner of the data folder.
+        let mut restart = Command::new("setpriv");
+        restart
+            .args(["--reuid", &owner.to_string(), "--clear-groups", "--"])
+            .arg(program);
+        restart
+            .args([
+                "restart",
+                "-m",
+                "immediate",
+                "-w",
+                "-s",
+                "-l",
+                "/dev/null",
+                "-D",
+            ])
+            .arg(&folder)
+            .current_dir("/");
+        run_command(&mut restart)?;
+        let second = std::fs::read_to_string(folder.join("postmaster.pid"))?;
+        let same = first.lines().next() == second.lines().next();
+        if same {
+            Err(anyhow!("Postgres was not restarted"))
+        } else {
+            Ok(())
+        }
+    }
+
     /// Returns the command line alone, for use in another thread.
     pub(crate) fn clone_client(&self) -> CliClient {
         self.client.clone()

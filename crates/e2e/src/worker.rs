@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -72,6 +73,40 @@ pub(crate) struct WorkerProcess {
     pub(crate) relay: Option<Relay>,
 }
 
+/// Starts a worker whose database has its socket in the folder `socket_dir`.
+fn spawn_worker(
+    lab: &Lab,
+    server: &DevServer,
+    name: &str,
+    socket_dir: &Path,
+    more: &[&str],
+) -> Result<ChildProcess> {
+    let state = server.state_dir();
+    let limit = "options=-c%20idle_in_transaction_session_timeout%3D1500";
+    let url = format!(
+        "postgres://mw_worker@localhost/meshwright?host={}&{limit}",
+        socket_dir.display()
+    );
+    let log = std::fs::File::create(state.join(format!("{name}.log")))?;
+    let mut run = lab.command_in_network(None);
+    run.args([
+        "target/debug/meshwright-server",
+        "work",
+        "--worker-name",
+        name,
+        "--database-url",
+        &url,
+    ]);
+    run.args(["--helm", &lab.helm_binary()?, "--server-secret-file"])
+        .arg(state.join("vault-key"));
+    run.args(LAB_SERVER_ARGS)
+        .args(more)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    ChildProcess::start(name, &mut run)
+}
+
 impl WorkerProcess {
     pub(crate) fn start(
         lab: &Lab,
@@ -80,32 +115,9 @@ impl WorkerProcess {
         relay: Option<Relay>,
         more: &[&str],
     ) -> Result<Self> {
-        let state = server.state_dir();
         let postgres = server.postgres_dir();
-        let host = relay.as_ref().map_or(postgres.as_path(), Relay::socket_dir);
-        let limit = "options=-c%20idle_in_transaction_session_timeout%3D1500";
-        let url = format!(
-            "postgres://mw_worker@localhost/meshwright?host={}&{limit}",
-            host.display()
-        );
-        let log = std::fs::File::create(state.join(format!("{name}.log")))?;
-        let mut run = lab.command_in_network(None);
-        run.args([
-            "target/debug/meshwright-server",
-            "work",
-            "--worker-name",
-            name,
-            "--database-url",
-            &url,
-        ]);
-        run.args(["--helm", &lab.helm_binary()?, "--server-secret-file"])
-            .arg(state.join("vault-key"));
-        run.args(LAB_SERVER_ARGS)
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        let process = ChildProcess::start(name, &mut run)?;
+        let socket_dir = relay.as_ref().map_or(postgres.as_path(), Relay::socket_dir);
+        let process = spawn_worker(lab, server, name, socket_dir, more)?;
         Ok(Self {
             name: name.to_owned(),
             process,
@@ -123,9 +135,12 @@ impl WorkerProcess {
 /// The only worker of a lab, which can be stopped at its records: so a test acts right before a
 /// step, on slow and on fast machines alike.
 pub(crate) struct PausableLabWorker {
-    // Field order matters: the worker is dropped before the runtime, because its relay's tasks run
-    // on it.
-    worker: WorkerProcess,
+    // Field order matters: the worker and its relay are dropped before the runtime, because the
+    // relay's tasks run on it.
+    process: Mutex<Option<ChildProcess>>,
+    relay: Relay,
+    /// Arguments of the worker besides those of each worker of a lab.
+    more: Vec<String>,
     client: CliClient,
     runtime: Runtime,
 }
@@ -145,20 +160,33 @@ impl PausableLabWorker {
             let _inside = runtime.enter();
             Relay::start(&server.postgres_dir())
         };
-        let worker = WorkerProcess::start(lab, &server, "holdable", Some(relay), more)?;
+        let process = spawn_worker(lab, &server, "holdable", relay.socket_dir(), more)?;
         let client = server.clone_client();
         Ok((
             server,
             Self {
-                worker,
+                process: Mutex::new(Some(process)),
+                relay,
+                more: more.iter().map(|&more| more.to_owned()).collect(),
                 client,
                 runtime,
             },
         ))
     }
 
-    fn relay(&self) -> &Relay {
-        self.worker.relay.as_ref().expect("it was started with one")
+    /// Kills the worker with `SIGKILL`, and starts another one with this name.
+    pub(crate) fn kill_and_replace(&self, lab: &Lab, server: &DevServer, name: &str) -> Result<()> {
+        let mut process = self.process.lock().expect("no holder panics");
+        drop(process.take());
+        let more: Vec<&str> = self.more.iter().map(String::as_str).collect();
+        *process = Some(spawn_worker(
+            lab,
+            server,
+            name,
+            self.relay.socket_dir(),
+            &more,
+        )?);
+        Ok(())
     }
 
     /// Stops the worker when it is about to start a step; the worker continues when the returned
@@ -168,12 +196,12 @@ impl PausableLabWorker {
         step: StepSelector,
         begin: impl FnOnce() -> Result<()>,
     ) -> Result<PauseGuard<'_>> {
-        self.relay().stop_at(
+        self.relay.stop_at(
             CutPoint::BeforeEffect,
             step.record_matcher(self.client.clone(), CutPoint::BeforeEffect),
         );
         let stopped = begin().and_then(|()| {
-            let stopped = self.relay().wait_for_stop(PAUSE_TIMEOUT);
+            let stopped = self.relay.wait_for_stop(PAUSE_TIMEOUT);
             if self.runtime.block_on(stopped) {
                 Ok(())
             } else {
@@ -181,7 +209,7 @@ impl PausableLabWorker {
             }
         });
         match stopped {
-            Ok(()) => Ok(PauseGuard(self.relay())),
+            Ok(()) => Ok(PauseGuard(&self.relay)),
             Err(error) => {
                 self.release();
                 Err(error)
@@ -191,12 +219,12 @@ impl PausableLabWorker {
 
     /// Lets the worker continue, and forgets the step that it was to be stopped at.
     pub(crate) fn release(&self) {
-        self.relay()
+        self.relay
             .stop_at(CutPoint::BeforeEffect, Box::new(|_| false));
-        self.relay().resume();
+        self.relay.resume();
         // If the worker was stopped after the limit, the next pause must not take that for its own.
         self.runtime
-            .block_on(self.relay().wait_for_stop(Duration::ZERO));
+            .block_on(self.relay.wait_for_stop(Duration::ZERO));
     }
 }
 

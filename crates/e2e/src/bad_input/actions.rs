@@ -1,16 +1,13 @@
 //! Runs the actions before and after a row: changes of clusters, processes and the database.
 
-use std::path::Path;
-use std::process::Command;
-
 use anyhow::{Context as _, anyhow};
 use serde_json::Value;
 
 use super::{BadInputFixture, STATE_TIMEOUT};
+use crate::Result;
 use crate::lab::wait_until;
 use crate::scenario::rollback::SECOND_TAG_STEP;
 use crate::scenario::text_field;
-use crate::{Result, run_command};
 
 impl BadInputFixture {
     pub(super) fn run_action(&mut self, action: &[String]) -> Result<()> {
@@ -72,7 +69,7 @@ impl BadInputFixture {
                     .map(drop)
             }
             ["restore"] => self.restore_objects(),
-            ["restart-postgres"] => self.restart_postgres(),
+            ["restart-postgres"] => self.server.restart_postgres(),
             _ => Err(anyhow!("no action is called {words:?}")),
         }
     }
@@ -130,42 +127,5 @@ impl BadInputFixture {
             }
         }
         Ok(())
-    }
-
-    /// Restarts Postgres in the mode `immediate`, as an administrator might: open connections are
-    /// cut.
-    fn restart_postgres(&self) -> Result<()> {
-        let folder = self.server.state_dir().join("postgres").join("data");
-        let first = std::fs::read_to_string(folder.join("postmaster.pid"))?;
-        let program = std::fs::read_to_string(folder.join("postmaster.opts"))?;
-        let program = Path::new(program.split_whitespace().next().unwrap_or_default())
-            .with_file_name("pg_ctl");
-        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&folder)?);
-        // pg_ctl refuses to run as root, so run it as the owner of the data folder.
-        let mut restart = Command::new("setpriv");
-        restart
-            .args(["--reuid", &owner.to_string(), "--clear-groups", "--"])
-            .arg(program);
-        restart
-            .args([
-                "restart",
-                "-m",
-                "immediate",
-                "-w",
-                "-s",
-                "-l",
-                "/dev/null",
-                "-D",
-            ])
-            .arg(&folder)
-            .current_dir("/");
-        run_command(&mut restart)?;
-        let second = std::fs::read_to_string(folder.join("postmaster.pid"))?;
-        let same = first.lines().next() == second.lines().next();
-        if same {
-            Err(anyhow!("Postgres was not restarted"))
-        } else {
-            Ok(())
-        }
     }
 }

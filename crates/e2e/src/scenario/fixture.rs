@@ -18,16 +18,18 @@ pub(super) struct SuiteFixture {
 }
 
 impl SuiteFixture {
+    /// Starts a lab and Meshwright with a mesh. `worker` has further arguments of the worker.
     pub(super) fn prepare(
         lab: &str,
         dir: &Path,
         listen: &str,
         catalogue: &[(&str, &str)],
+        worker: &[&str],
     ) -> Result<Self> {
         let mut parts = PartTimings::new();
         let lab = parts.run_part("start a lab", || Lab::start(lab, 2))?;
         let (server, worker) = parts.run_part("start Meshwright", || {
-            PausableLabWorker::start_with_server(&lab, dir, listen, catalogue, &[])
+            PausableLabWorker::start_with_server(&lab, dir, listen, catalogue, worker)
         })?;
         bring_up_mesh(&lab, &server, &mut parts)?;
         let dir = dir.to_owned();

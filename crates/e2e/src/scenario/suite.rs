@@ -39,7 +39,7 @@ pub(crate) struct SuiteOptions {
 
 pub(crate) fn run_suite(options: SuiteOptions) -> ExitCode {
     let (lab, dir, listen) = (options.lab, options.dir, options.listen);
-    let prepare = move || SuiteFixture::prepare(&lab, &dir, &listen, &CATALOGUE);
+    let prepare = move || SuiteFixture::prepare(&lab, &dir, &listen, &CATALOGUE, &[]);
     run_named_tests(&options.selection, prepare, list_scenarios())
 }
 
@@ -144,23 +144,14 @@ fn rollback_scenarios() -> impl Iterator<Item = NamedTest<SuiteFixture>> {
 
 /// Scenarios with workloads that a restart cannot move or must not touch.
 fn zoo_scenarios() -> impl Iterator<Item = NamedTest<SuiteFixture>> {
-    let stages = [
-        (
-            "a zoo of odd workloads: the roll-out names what it left, and the rollback ends",
-            zoo::RollbackStart::PartialRollout,
-        ),
-        (
-            "a zoo of odd workloads: back from a split promotion",
-            zoo::RollbackStart::SplitPromotion,
-        ),
-        (
-            "a zoo of odd workloads: back from the middle of the roll-out",
-            zoo::RollbackStart::MiddleOfRollout,
-        ),
-    ];
-    stages.into_iter().map(|(title, stage)| {
-        scenario(title, StartState::Release(OLD_RELEASE), move |on| {
-            zoo::check_zoo(on, stage)
+    zoo::ALL_STARTS.into_iter().map(|from| {
+        let run = zoo::ZooRun {
+            start: from,
+            seed: 1,
+            kill: false,
+        };
+        scenario(from.title(), StartState::Release(OLD_RELEASE), move |on| {
+            zoo::check_zoo(on, run)
         })
     })
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
 use serde_json::json;
 
+use super::background::RandomDraws;
 use super::odd_workloads::{Expectation, ODD_WORKLOADS};
 use super::pods::{PodState, list_pods};
 use super::{ZOO_CLUSTER, workload_of};
@@ -15,8 +15,6 @@ use crate::Result;
 use crate::assertions::MESHED_NAMESPACES;
 use crate::lab::Lab;
 
-/// Seed of the draws, so that each run draws the same numbers.
-const SEED: u64 = 15;
 const PAUSE_BETWEEN_EVICTIONS: Duration = Duration::from_millis(1200);
 /// Most evictions of one run. A run of five minutes makes fewer.
 const MAX_EVICTIONS: usize = 300;
@@ -36,11 +34,12 @@ pub(super) struct Evictor<'a> {
     request: PathBuf,
     /// Pods that are never evicted, by namespace and name.
     spared: BTreeSet<(String, String)>,
+    seed: u64,
 }
 
 impl<'a> Evictor<'a> {
     /// Creates an evictor that spares one pod of each workload that a restart cannot move.
-    pub(super) fn new(lab: &'a Lab, dir: &Path) -> Result<Self> {
+    pub(super) fn new(lab: &'a Lab, dir: &Path, seed: u64) -> Result<Self> {
         let pods = list_pods(lab, ZOO_CLUSTER)?;
         let cannot_move = ODD_WORKLOADS
             .iter()
@@ -55,41 +54,14 @@ impl<'a> Evictor<'a> {
             lab,
             request: dir.join("eviction.json"),
             spared: spared.collect(),
+            seed,
         })
     }
 
-    /// Runs some work while pods are evicted.
-    ///
-    /// # Errors
-    ///
-    /// Returns the error of the work, or an error when no pod was evicted meanwhile.
-    pub(super) fn run_while_evicting<T>(
-        &self,
-        work: impl FnOnce() -> Result<T>,
-    ) -> Result<(T, EvictionLog)> {
-        let over = AtomicBool::new(false);
-        let (done, log) = std::thread::scope(|scope| {
-            let evictions = scope.spawn(|| self.evict_until(&over));
-            let done = crate::named_tests::catch_panic(work);
-            over.store(true, Ordering::Relaxed);
-            (done, evictions.join())
-        });
-        let done = done?;
-        let log = log.map_err(|_| anyhow!("the evictions panicked"))??;
-        println!(
-            "  {} pods were evicted in {} namespaces",
-            log.accepted,
-            log.namespaces.len()
-        );
-        if log.accepted == 0 {
-            bail!("no pod was evicted, so nothing is proved about evictions");
-        }
-        Ok((done, log))
-    }
-
-    fn evict_until(&self, over: &AtomicBool) -> Result<EvictionLog> {
+    /// Evicts pods until `over` is set.
+    pub(super) fn evict_until(&self, over: &AtomicBool) -> Result<EvictionLog> {
         let mut log = EvictionLog::default();
-        let mut draws = RandomDraws(SEED);
+        let mut draws = RandomDraws::new(self.seed);
         while !over.load(Ordering::Relaxed) && log.accepted < MAX_EVICTIONS {
             let pods = list_pods(self.lab, ZOO_CLUSTER)?;
             let all: Vec<&PodState> = pods.iter().filter(|pod| self.may_evict(pod)).collect();
@@ -126,23 +98,5 @@ impl<'a> Evictor<'a> {
         self.lab
             .run_kubectl(ZOO_CLUSTER, &["create", "--raw", &path, "-f", &file])
             .map(drop)
-    }
-}
-
-/// Numbers that depend on the seed only (`SplitMix64`).
-struct RandomDraws(u64);
-
-impl RandomDraws {
-    fn next_number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn choose<'t, T>(&mut self, all: &[&'t T]) -> Option<&'t T> {
-        let count = u64::try_from(all.len()).ok().filter(|count| *count > 0)?;
-        let index = usize::try_from(self.next_number() % count).ok()?;
-        all.get(index).copied()
     }
 }
