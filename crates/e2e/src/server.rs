@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
@@ -40,6 +41,8 @@ pub(crate) const LAB_SERVER_ARGS: [&str; 18] = [
 pub(crate) struct DevServer {
     process: Child,
     client: CliClient,
+    /// Whether this program has restarted the private Postgres.
+    postgres_restarted: AtomicBool,
 }
 
 impl DevServer {
@@ -94,7 +97,11 @@ impl DevServer {
             api_key_file: None,
             ca_file: None,
         };
-        let server = Self { process, client };
+        let server = Self {
+            process,
+            client,
+            postgres_restarted: AtomicBool::new(false),
+        };
         let ready = || server.run_cli(&["releases", "-o", "json"]).ok();
         wait_until("the server serves", Duration::from_mins(1), ready).map_err(|error| {
             let log = std::fs::read_to_string(dir.join("server.log")).unwrap_or_default();
@@ -150,38 +157,33 @@ impl DevServer {
     /// Restarts Postgres in the mode `immediate`, as an administrator might: open connections are
     /// cut.
     pub(crate) fn restart_postgres(&self) -> Result<()> {
+        let process = self.postgres_dir().join("data").join("postmaster.pid");
+        let first = std::fs::read_to_string(&process)?;
+        self.postgres_restarted.store(true, Ordering::Relaxed);
+        self.run_pg_ctl(&["restart", "-w", "-l", "/dev/null"])?;
+        let second = std::fs::read_to_string(&process)?;
+        if first.lines().next() == second.lines().next() {
+            bail!("Postgres was not restarted");
+        }
+        Ok(())
+    }
+
+    /// Runs `pg_ctl` on the private Postgres, in the mode `immediate`.
+    fn run_pg_ctl(&self, arguments: &[&str]) -> Result<()> {
         let folder = self.postgres_dir().join("data");
-        let first = std::fs::read_to_string(folder.join("postmaster.pid"))?;
         let program = std::fs::read_to_string(folder.join("postmaster.opts"))?;
         let program = Path::new(program.split_whitespace().next().unwrap_or_default())
             .with_file_name("pg_ctl");
         let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&folder)?);
         // pg_ctl refuses to run as root, so run it as the owner of the data folder.
-        let mut restart = Command::new("setpriv");
-        restart
-            .args(["--reuid", &owner.to_string(), "--clear-groups", "--"])
-            .arg(program);
-        restart
-            .args([
-                "restart",
-                "-m",
-                "immediate",
-                "-w",
-                "-s",
-                "-l",
-                "/dev/null",
-                "-D",
-            ])
+        let mut run = Command::new("setpriv");
+        run.args(["--reuid", &owner.to_string(), "--clear-groups", "--"])
+            .arg(program)
+            .args(arguments)
+            .args(["-m", "immediate", "-s", "-D"])
             .arg(&folder)
             .current_dir("/");
-        run_command(&mut restart)?;
-        let second = std::fs::read_to_string(folder.join("postmaster.pid"))?;
-        let same = first.lines().next() == second.lines().next();
-        if same {
-            Err(anyhow!("Postgres was not restarted"))
-        } else {
-            Ok(())
-        }
+        run_command(&mut run).map(drop)
     }
 
     /// Returns the command line alone, for use in another thread.
@@ -317,7 +319,13 @@ impl Drop for DevServer {
         // neither.
         let asked = run_command(Command::new("kill").arg(self.process.id().to_string()));
         let ended = asked.and_then(|_| Ok(self.process.wait()?));
-        if let Err(error) = ended {
+        // A Postgres that was restarted is no child of the server, and does not end with it.
+        let stopped = if self.postgres_restarted.load(Ordering::Relaxed) {
+            self.run_pg_ctl(&["stop"])
+        } else {
+            Ok(())
+        };
+        for error in ended.err().into_iter().chain(stopped.err()) {
             eprintln!("e2e: {error:#}");
         }
     }
