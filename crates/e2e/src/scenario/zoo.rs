@@ -36,7 +36,7 @@ use story::UpgradeStory;
 /// Member that has the zoo.
 const ZOO_CLUSTER: &str = "c1";
 /// Namespaces of the zoo.
-pub(super) const ZOO_NAMESPACES: [&str; 14] = [
+pub(super) const ZOO_NAMESPACES: [&str; 15] = [
     "legacy",
     "edge",
     "batch",
@@ -50,6 +50,7 @@ pub(super) const ZOO_NAMESPACES: [&str; 14] = [
     "lonely",
     "scanned",
     "tight",
+    "snug",
     "sandbox",
 ];
 /// Webhook of others that refuses pods, in `tests/cases/dead-foreign-webhook-2.yaml`.

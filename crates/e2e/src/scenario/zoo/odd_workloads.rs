@@ -114,7 +114,7 @@ const fn unchanged(
     }
 }
 
-pub(super) const ODD_WORKLOADS: [OddWorkload; 17] = [
+pub(super) const ODD_WORKLOADS: [OddWorkload; 18] = [
     unchanged(
         "annotation-optout",
         ("legacy", "importer"),
@@ -149,6 +149,8 @@ pub(super) const ODD_WORKLOADS: [OddWorkload; 17] = [
     },
     moved("restart-not-neutral", ("fragile", "singleton"), 1),
     moved("restart-not-neutral", ("fragile", "queue"), 1),
+    // The quota has room for no further pod, but a restart ends a pod first.
+    moved("quota-taken", ("snug", "cache"), 2),
     // A roll-out of this workload takes 80 seconds, and each eviction would add 10 seconds.
     OddWorkload {
         evicted: false,
@@ -166,7 +168,7 @@ pub(super) const ODD_WORKLOADS: [OddWorkload; 17] = [
         "operator-owned",
         ("argo-like", "frontend-6d4cf56db6"),
         12,
-        &["ReplicaSet", "no workload owns"],
+        &["ReplicaSet", "no workload of ours"],
     ),
     // An eviction would remove this pod for good.
     OddWorkload {
@@ -175,7 +177,7 @@ pub(super) const ODD_WORKLOADS: [OddWorkload; 17] = [
             "bare-pod",
             ("lonely", "debug"),
             1,
-            &["bare pod", "no workload owns"],
+            &["bare pod", "no workload of ours"],
         )
     },
     // A pod that is evicted here is refused as well, so only the restart may take one.
@@ -192,7 +194,7 @@ pub(super) const ODD_WORKLOADS: [OddWorkload; 17] = [
     // An eviction would make room in the quota, and the workload would be moved.
     OddWorkload {
         evicted: false,
-        ..left("quota", ("tight", "checkout"), 2, &["exceeded quota"])
+        ..left("quota", ("tight", "checkout"), 2, &["quota"])
     },
     OddWorkload {
         evicted: false,
