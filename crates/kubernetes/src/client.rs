@@ -36,7 +36,7 @@ mod write;
 
 pub(crate) use answer::WatchEvents;
 use answer::{CallError, check_status};
-pub(crate) use refusal::{explain_message, is_plain_name};
+pub(crate) use refusal::{explain_message, is_exceeded_quota, is_plain_name};
 use request::{describe_request, escape_query_value};
 pub(crate) use told::parse_array;
 

@@ -284,7 +284,7 @@ impl MeshClusters for KubernetesMesh {
         member: &Name,
         workloads: &[WorkloadRef],
     ) -> Result<BTreeMap<WorkloadRef, NextPod>, ClusterError> {
-        next_pods::ask_next_pods(&self.find_member(member)?.client, workloads).await
+        next_pods::ask_next_pods(self, member, workloads).await
     }
 
     async fn accepts_probes(&self, member: &Name) -> Result<bool, ClusterError> {

@@ -3,6 +3,7 @@
 
 use meshwright_model::plan::{InjectionRequest, Sidecar};
 use meshwright_model::problem::ProblemCode;
+use meshwright_model::version::RevisionName;
 use meshwright_rollout::ports::ClusterError;
 use serde_json::{Value, json};
 
@@ -43,6 +44,19 @@ pub(crate) async fn probe_injection(
     Ok(check_injected(&admitted, namespace, wanted))
 }
 
+/// Returns the sidecar that a revision gives to a probe pod. Returns `None` if the pod is refused or
+/// if another revision, or none, injects it.
+pub(crate) async fn probe_sidecar(
+    client: &ClusterClient,
+    namespace: &str,
+    revision: &RevisionName,
+) -> Result<Option<Sidecar>, ClusterError> {
+    let pod = probe_pod(("istio.io/rev", revision.as_str()), "default");
+    let admitted = dry_run_probe(client, namespace, &pod).await?;
+    let found = admitted.as_ref().and_then(injected_sidecar);
+    Ok(found.filter(|found| found.revision == *revision))
+}
+
 /// Returns whether a cluster's policies accept the probe pod in a namespace. The pod asks for no
 /// sidecar, so that no injector affects the result.
 pub(crate) async fn accepts_probe_pod(
@@ -51,11 +65,21 @@ pub(crate) async fn accepts_probe_pod(
     account: &str,
 ) -> Result<bool, ClusterError> {
     let pod = probe_pod((INJECT_LABEL, "false"), account);
+    let admitted = dry_run_probe(client, namespace, &pod).await?;
+    Ok(admitted.is_some())
+}
+
+/// Sends a probe pod through admission. Returns `None` if it is refused.
+async fn dry_run_probe(
+    client: &ClusterClient,
+    namespace: &str,
+    pod: &Value,
+) -> Result<Option<Value>, ClusterError> {
     match client
-        .dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod)
+        .dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), pod)
         .await
     {
-        Ok(_) => Ok(true),
+        Ok(admitted) => Ok(Some(admitted)),
         Err(ClusterError::Refused { place, code, cause })
             if code != ProblemCode::CredentialExpired =>
         {
@@ -65,7 +89,7 @@ pub(crate) async fn accepts_probe_pod(
                 cause,
                 "the cluster refused the dry run of a probe pod"
             );
-            Ok(false)
+            Ok(None)
         }
         Err(error) => Err(error),
     }

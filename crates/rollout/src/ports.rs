@@ -241,7 +241,8 @@ pub enum NextPod {
     Injected(Sidecar),
     /// The pod would start without a sidecar, so the workload is not in the mesh.
     NotInjected,
-    /// The pod would not start: a quota, a policy or a webhook refuses it, for this reason.
+    /// The pod would not start: a quota, a policy or a webhook refuses it, for this reason. A quota
+    /// that the restart itself frees is no such reason if the labels tell the sidecar.
     Refused(String),
 }
 

@@ -20,6 +20,10 @@ pub(crate) struct ErrorStatus {
     pub(crate) names_cause: bool,
 }
 
+/// Our words before and after the name of a quota that is used up.
+const QUOTA_NAMED: &str = "the quota ";
+const QUOTA_EXCEEDED: &str = " is exceeded";
+
 /// Known messages of Kubernetes' own code: the start of the message, after which a quoted or plain
 /// name follows, and our words before and after that name.
 const KNOWN_REASONS: [(&str, &str, &str); 9] = [
@@ -30,7 +34,7 @@ const KNOWN_REASONS: [(&str, &str, &str); 9] = [
         "the ValidatingAdmissionPolicy ",
         " denied it",
     ),
-    ("exceeded quota: ", "the quota ", " is exceeded"),
+    ("exceeded quota: ", QUOTA_NAMED, QUOTA_EXCEEDED),
     (
         "failed quota: ",
         "the quota ",
@@ -87,6 +91,11 @@ pub(crate) fn explain_message(message: &str) -> Option<String> {
         let name = &rest[..end];
         is_plain_name(name).then(|| format!("{before}{name}{after}"))
     })
+}
+
+/// Returns whether a reason in our words tells that a quota is used up.
+pub(crate) fn is_exceeded_quota(cause: &str) -> bool {
+    cause.starts_with(QUOTA_NAMED) && cause.ends_with(QUOTA_EXCEEDED)
 }
 
 /// Names the field that the cluster found invalid.

@@ -4,20 +4,24 @@
 //!
 //! Workloads of one namespace whose templates agree in everything that injection depends on are one
 //! class, and one pod is sent for all of them. A refusal may have a cause that the others do not
-//! share, so the rest of a refused class is asked one by one.
+//! share, so the rest of a refused class is asked one by one. A refusal by a quota that the restart
+//! would free itself is replaced by what the labels tell (module `quota`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use meshwright_model::Name;
 use meshwright_model::plan::{WorkloadKind, WorkloadRef};
 use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::ports::{ClusterError, NextPod};
 use serde_json::{Map, Value, json};
 
 use super::data_plane::WORKLOAD_KINDS;
-use super::text_at;
+use super::{KubernetesMesh, text_at};
 use crate::client::ClusterClient;
 use crate::probe::injected_sidecar;
+
+mod quota;
 
 /// Maximum number of requests at once. A dry run holds a worker of the API server until all
 /// webhooks have answered.
@@ -34,6 +38,8 @@ const PROXY_CONFIGS_PATH: &str = "/apis/networking.istio.io/v1beta1/proxyconfigs
 struct TemplatePod {
     workload: WorkloadRef,
     pod: Value,
+    /// Whether a restart deletes a pod before it creates one.
+    deletes_first: bool,
 }
 
 /// All that injection depends on in a pod template, in one namespace.
@@ -49,9 +55,11 @@ struct InjectionClass {
 
 /// Asks which sidecar a new pod of each workload would get.
 pub(super) async fn ask_next_pods(
-    client: &ClusterClient,
+    mesh: &KubernetesMesh,
+    member: &Name,
     workloads: &[WorkloadRef],
 ) -> Result<BTreeMap<WorkloadRef, NextPod>, ClusterError> {
+    let client = &mesh.find_member(member)?.client;
     let pods = read_template_pods(client, workloads).await?;
     let selecting = if pods.len() > 1 {
         list_selecting_labels(client).await?
@@ -77,6 +85,7 @@ pub(super) async fn ask_next_pods(
         }
     }
     answers.extend(ask_admission(client, unshared).await?);
+    quota::replace_quota_refusals(mesh, member, &pods, &mut answers).await?;
     Ok(answers)
 }
 
@@ -200,7 +209,11 @@ fn template_pod(
         },
         "spec": template["spec"],
     });
-    Some(TemplatePod { workload, pod })
+    Some(TemplatePod {
+        workload,
+        pod,
+        deletes_first: quota::deletes_first(kind, object),
+    })
 }
 
 /// Lists the labels by which Istio's `ProxyConfig` resources select pods. They set the proxy image

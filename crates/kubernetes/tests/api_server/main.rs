@@ -5,4 +5,5 @@ mod fake;
 mod hostile;
 mod looks;
 mod next_pods;
+mod quotas;
 mod users;
