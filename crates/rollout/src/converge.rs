@@ -5,20 +5,24 @@
 //! A workload that cannot be moved stands aside and stops no other one. At the end it is named with
 //! its reason.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use meshwright_model::Name;
 use meshwright_model::observation::RestartBlocker;
 use meshwright_model::operation::{Problem, Progress};
 use meshwright_model::plan::{FormerPods, Sidecar, Stamp, Step, WorkloadRef};
-use meshwright_model::problem::ProblemCode;
 
 use crate::ports::{NextPod, RevisionUser};
 
+mod problems;
+
+use problems::{
+    blocker_problem, comes_back_problem, describe_pods, not_injected_problem, partial_problem,
+    refused_problem, same_revision_problem,
+};
+
 /// Number of restarts after which a workload whose pods still come back wrong stands aside.
 const MAX_RESTARTS_PER_WORKLOAD: usize = 5;
-/// Maximum number of workloads and pods that one message names.
-const MAX_NAMED: usize = 20;
 
 /// Member and name of a workload.
 pub type WorkloadKey = (Name, WorkloadRef);
@@ -298,25 +302,6 @@ fn new_evictions(others: &[OtherPod]) -> Vec<NewRestart> {
     added
 }
 
-/// Names the pods that are left. Several pods of one namespace are named together.
-fn describe_pods(others: &[OtherPod]) -> Vec<String> {
-    let mut by_place: BTreeMap<(&str, &str), Vec<&OtherPod>> = BTreeMap::new();
-    for other in others {
-        by_place.entry(other.place()).or_default().push(other);
-    }
-    let name = |((member, namespace), pods): ((&str, &str), Vec<&OtherPod>)| {
-        let first = &pods[0].user;
-        match pods.len() {
-            1 => format!("{first} (no workload owns it that we can restart)"),
-            count => format!(
-                "{count} pods of namespace {namespace} in {member}, such as {} (no workload owns them that we can restart)",
-                first.name
-            ),
-        }
-    };
-    by_place.into_iter().map(name).collect()
-}
-
 /// Returns the entries of workloads that cannot be restarted and that the plan does not list yet.
 fn new_exclusions(judged: &[(&Candidate, RestartHistory, Verdict)]) -> Vec<NewRestart> {
     let entry = |candidate: &Candidate, problem: &Problem| {
@@ -365,87 +350,6 @@ fn left_text(candidate: &Candidate, verdict: &Verdict) -> Option<String> {
         )),
         _ => None,
     }
-}
-
-/// Builds the problem of a roll-out that restarted all workloads except those that it names.
-fn partial_problem(goal: &Goal<'_>, failures: usize, left: &[String]) -> Problem {
-    let pods = goal.off.map_or_else(
-        || "outdated pods".to_owned(),
-        |former| format!("pods of {former}"),
-    );
-    let mut named = left[..left.len().min(MAX_NAMED)].join("; ");
-    if left.len() > MAX_NAMED {
-        named = format!("{named}; and {} more", left.len() - MAX_NAMED);
-    }
-    let stopped = if failures >= goal.max_failures {
-        format!(" No further restart was begun after {failures} had failed.")
-    } else {
-        String::new()
-    };
-    Problem::new(
-        ProblemCode::RolloutPartial,
-        format!("These still have {pods}: {named}.{stopped}"),
-        "Solve what is listed and retry, skip what is left, or roll back.",
-    )
-}
-
-fn not_injected_problem(candidate: &Candidate) -> Problem {
-    Problem::new(
-        ProblemCode::NotInjected,
-        format!(
-            "A new pod of {} would start without a sidecar.",
-            candidate.key.1
-        ),
-        "Restart it yourself if it is to leave the mesh, or label it to keep its sidecar; then retry.",
-    )
-}
-
-fn refused_problem(candidate: &Candidate, reason: &str) -> Problem {
-    Problem::new(
-        ProblemCode::NextPodRefused,
-        format!(
-            "A new pod of {} would be refused: {reason}.",
-            candidate.key.1
-        ),
-        "Remove what refuses the pod, then retry.",
-    )
-}
-
-fn same_revision_problem(candidate: &Candidate, wanted: &Sidecar) -> Problem {
-    Problem::new(
-        ProblemCode::TemplateNamesRevision,
-        format!(
-            "The labels of {} still ask for {}.",
-            candidate.key.1, wanted.revision
-        ),
-        "Let the pod template or the namespace name stable, or no revision at all; then retry.",
-    )
-}
-
-fn comes_back_problem(candidate: &Candidate) -> Problem {
-    Problem::new(
-        ProblemCode::InjectedByAnotherRevision,
-        format!(
-            "{} was restarted {MAX_RESTARTS_PER_WORKLOAD} times, and a pod with another sidecar appeared each time.",
-            candidate.key.1
-        ),
-        "Look at what creates its pods, then retry.",
-    )
-}
-
-fn blocker_problem(candidate: &Candidate, blocker: RestartBlocker) -> Problem {
-    let why = match blocker {
-        RestartBlocker::Paused => "is paused",
-        RestartBlocker::OnDelete => "has the update strategy OnDelete",
-        RestartBlocker::Partition => "keeps some of its pods by a partition",
-        RestartBlocker::SelfRolling => "is rolled by its Gateway",
-        RestartBlocker::Owned => "is owned by another controller, which would take a restart back",
-    };
-    Problem::new(
-        ProblemCode::CannotRestart,
-        format!("{} {why}.", candidate.key.1),
-        "Restart it yourself, then retry.",
-    )
 }
 
 #[cfg(test)]

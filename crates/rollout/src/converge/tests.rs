@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use meshwright_model::operation::StepEvent;
 use meshwright_model::plan::WorkloadKind;
+use meshwright_model::problem::ProblemCode;
 
 use super::*;
 use crate::ports::UserKind;
