@@ -71,11 +71,12 @@ fn decide(off: Option<&FormerPods>, candidates: &[Candidate], known: &Histories)
     next_move(&goal(off), candidates, &history, &[])
 }
 
-/// Returns the goal of a rollback from these pods, or of a restart of everything outdated.
+/// Returns the goal of a roll-out off the old revision, of a rollback off other pods, or of a restart
+/// of everything outdated.
 fn goal(off: Option<&FormerPods>) -> Goal<'_> {
     Goal {
         off,
-        outdated: off.is_none(),
+        outdated: off.is_none_or(|off| *off == old()),
         max_failures: 3,
     }
 }
@@ -321,12 +322,8 @@ fn d1_a_pod_without_a_sidecar_in_a_labelled_namespace_needs_a_restart() {
         ..candidate("web")
     };
     let former = old();
-    let roll = Goal {
-        outdated: true,
-        ..goal(Some(&former))
-    };
     let none = |_: &WorkloadKey| RestartHistory::default();
-    let (restarted, _) = planned(next_move(&roll, &[bare], &none, &[]));
+    let (restarted, _) = planned(next_move(&goal(Some(&former)), &[bare], &none, &[]));
     assert_eq!(restarted, ["web"]);
 }
 
@@ -348,21 +345,21 @@ fn b7_a_rollback_evicts_pods_of_controllers_that_it_cannot_restart_one_by_one() 
             evictable: Some(crate::ports::ObjectVersion(format!("{name}/uid"))),
         })
     };
-    let former = old();
     let none = |_: &WorkloadKey| RestartHistory::default();
     let pods = [pod("a"), pod("b")];
-    let NextMove::Restart(evictions) = next_move(&goal(Some(&former)), &[], &none, &pods) else {
+    let new = FormerPods {
+        revision: "1-27-9".parse().expect("a revision name"),
+        image: None,
+    };
+    let NextMove::Restart(evictions) = next_move(&goal(Some(&new)), &[], &none, &pods) else {
         panic!("a pod is to be evicted");
     };
     assert!(
         matches!(&evictions[..], [NewRestart { step: Step::Evict { pod, .. }, .. }] if pod == "a/uid"),
         "{evictions:?}"
     );
-    let roll = Goal {
-        outdated: true,
-        ..goal(Some(&former))
-    };
-    let NextMove::Partial(left) = next_move(&roll, &[], &none, &pods) else {
+    let former = old();
+    let NextMove::Partial(left) = next_move(&goal(Some(&former)), &[], &none, &pods) else {
         panic!("a roll-out leaves them to their owners");
     };
     assert!(

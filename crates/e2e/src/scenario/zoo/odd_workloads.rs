@@ -168,7 +168,7 @@ pub(super) const ODD_WORKLOADS: [OddWorkload; 18] = [
         "operator-owned",
         ("argo-like", "frontend-6d4cf56db6"),
         12,
-        &["ReplicaSet", "no workload of ours"],
+        &["ReplicaSet", "no workload owns"],
     ),
     // An eviction would remove this pod for good.
     OddWorkload {
@@ -177,7 +177,7 @@ pub(super) const ODD_WORKLOADS: [OddWorkload; 18] = [
             "bare-pod",
             ("lonely", "debug"),
             1,
-            &["bare pod", "no workload of ours"],
+            &["bare pod", "no workload owns"],
         )
     },
     // A pod that is evicted here is refused as well, so only the restart may take one.
