@@ -53,6 +53,11 @@ impl OperationKind {
         matches!(self, Self::RegisterCluster | Self::RenewCredential)
     }
 
+    /// Returns true for kinds that can go on without the workloads that they could not restart.
+    pub fn can_skip_workloads(self) -> bool {
+        matches!(self, Self::Restart | Self::Move | Self::Roll)
+    }
+
     /// Returns true for the stages of an upgrade that a rollback can follow. A retirement is one of
     /// them until its first removal.
     pub fn can_be_rolled_back(self) -> bool {
@@ -199,7 +204,10 @@ pub fn is_cluster_lost_code(code: ProblemCode) -> bool {
 
 /// Advice in hints that names the rollback. Each hint that advises a rollback ends with these words,
 /// so that they can be removed where an operation has no rollback.
-const ROLLBACK_ADVICE: &str = ", or roll back";
+pub const ROLLBACK_ADVICE: &str = ", or roll back";
+
+/// Advice in hints that names the verb `skip`, in the words that [`Problem::without_skip`] removes.
+pub const SKIP_ADVICE: &str = ", skip what is left";
 
 impl Problem {
     /// Creates a problem from its three parts.
@@ -240,6 +248,16 @@ impl Problem {
     pub fn without_rollback(self) -> Self {
         Self {
             hint: self.hint.replace(ROLLBACK_ADVICE, ""),
+            ..self
+        }
+    }
+
+    /// Returns the problem with a hint that does not advise to skip what is left, for an operation
+    /// that does not take that verb.
+    #[must_use]
+    pub fn without_skip(self) -> Self {
+        Self {
+            hint: self.hint.replace(SKIP_ADVICE, ""),
             ..self
         }
     }

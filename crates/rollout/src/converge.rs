@@ -36,6 +36,14 @@ pub struct Goal<'a> {
     pub outdated: bool,
     /// Number of workloads whose restart may fail before no further restart begins.
     pub max_failures: usize,
+    /// Number of restarts that have failed so far and that no person has asked to try again.
+    pub failures: usize,
+}
+
+impl Goal<'_> {
+    fn has_too_many_failures(&self) -> bool {
+        self.failures >= self.max_failures
+    }
 }
 
 /// Workload that may need a restart.
@@ -80,6 +88,11 @@ impl RestartHistory {
     fn is_open(&self) -> bool {
         self.count > 0 && !self.last.is_closed() && self.last.failed.is_none()
     }
+
+    /// Returns the problem of the newest restart, unless a person went on without the workload.
+    fn open_failure(&self) -> Option<&Problem> {
+        self.last.failed.as_ref().filter(|_| !self.last.is_closed())
+    }
 }
 
 /// Restart to add to the plan. An excluded one is listed with its reason and writes nothing.
@@ -108,8 +121,10 @@ pub enum NextMove {
 enum Verdict {
     /// Its pods are as they should be, or are not in the mesh.
     Fine,
-    /// A restart of it is under way, or its pods are replaced without us.
+    /// A restart of it is under way.
     UnderWay,
+    /// Its pods are replaced without us.
+    RollsItself,
     /// A person decided to go on without it.
     Skipped,
     /// It needs a restart.
@@ -134,16 +149,11 @@ pub fn next_move(
             (candidate, past, verdict)
         })
         .collect();
-    let failures = judged
-        .iter()
-        .filter(|(.., verdict)| matches!(verdict, Verdict::Left { failed: true, .. }))
-        .count();
     let restarting = judged
         .iter()
         .filter(|(.., verdict)| matches!(verdict, Verdict::UnderWay))
         .count();
-    let under_way = restarting + others.iter().filter(|other| other.is_under_way()).count();
-    let mut added = if failures >= goal.max_failures {
+    let mut added = if goal.has_too_many_failures() {
         Vec::new()
     } else {
         new_restarts(&judged)
@@ -155,19 +165,47 @@ pub fn next_move(
     if !added.is_empty() {
         return NextMove::Restart(added);
     }
-    if under_way > 0 {
-        return NextMove::Wait(format!("{under_way} workloads are being restarted"));
+    if let Some(reason) = describe_progress(&judged, others) {
+        return NextMove::Wait(reason);
     }
     let left: Vec<String> = judged
         .iter()
         .filter_map(|(candidate, _, verdict)| left_text(candidate, verdict))
         .chain(describe_pods(others))
         .collect();
-    if left.is_empty() {
+    let not_begun = judged
+        .iter()
+        .filter(|(.., verdict)| matches!(verdict, Verdict::Restart { .. }))
+        .count();
+    if left.is_empty() && not_begun == 0 {
         NextMove::Done
     } else {
-        NextMove::Partial(partial_problem(goal, failures, &left))
+        NextMove::Partial(partial_problem(goal, &left, not_begun))
     }
+}
+
+/// Names the first workload or pod that is being replaced, and counts the others. Returns `None` if
+/// there is none.
+fn describe_progress(
+    judged: &[(&Candidate, RestartHistory, Verdict)],
+    others: &[OtherPod],
+) -> Option<String> {
+    let replaced = |verdict: &Verdict| matches!(verdict, Verdict::UnderWay | Verdict::RollsItself);
+    let mut names = judged
+        .iter()
+        .filter(|(.., verdict)| replaced(verdict))
+        .map(|(candidate, ..)| format!("{} in {}", candidate.key.1, candidate.key.0))
+        .chain(
+            others
+                .iter()
+                .filter(|other| other.is_under_way())
+                .map(|other| other.user.to_string()),
+        );
+    let first = names.next()?;
+    Some(match names.count() {
+        0 => format!("{first} is being replaced"),
+        more => format!("{first} and {more} more are being replaced"),
+    })
 }
 
 /// Judges one workload.
@@ -181,6 +219,14 @@ fn judge(goal: &Goal<'_>, candidate: &Candidate, past: &RestartHistory) -> Verdi
         problem,
         failed: false,
     };
+    // In a roll-out, pods that do not serve are worse than old ones, so a failed restart is named even
+    // if no old pod is left. A rollback only has to leave the new revision.
+    if let (Some(problem), true) = (past.open_failure(), goal.outdated) {
+        return Verdict::Left {
+            problem: problem.clone(),
+            failed: true,
+        };
+    }
     let wanted = match &candidate.next {
         NextPod::Injected(sidecar) => sidecar,
         NextPod::NotInjected if used => return left(not_injected_problem(candidate)),
@@ -194,7 +240,9 @@ fn judge(goal: &Goal<'_>, candidate: &Candidate, past: &RestartHistory) -> Verdi
             .live
             .iter()
             .any(|pod| pod.as_ref() != Some(wanted));
-    if !used && !differs && candidate.former_stamp.is_none() {
+    // A former stamp is restored once. The workload may have got another stamp since.
+    let former_stamp = candidate.former_stamp.as_ref().filter(|_| past.count == 0);
+    if !used && !differs && former_stamp.is_none() {
         return Verdict::Fine;
     }
     if past.last.skipped {
@@ -202,12 +250,15 @@ fn judge(goal: &Goal<'_>, candidate: &Candidate, past: &RestartHistory) -> Verdi
     }
     // A rollback must end, so it evicts the pods where a changed template does not replace them. The
     // roll-out leaves such workloads to their owners.
-    let may_evict = used && !goal.outdated && !past.evicted && candidate.former_stamp.is_none();
+    let may_evict = used && !goal.outdated && !past.evicted;
     let evict = || Verdict::Restart {
         wanted: wanted.clone(),
         stamp: Stamp::Evict,
     };
-    if let (Some(problem), false) = (&past.last.failed, past.last.is_closed()) {
+    if candidate.blocker == Some(RestartBlocker::SelfRolling) {
+        return Verdict::RollsItself;
+    }
+    if let Some(problem) = past.open_failure() {
         if may_evict && !former(wanted) {
             return evict();
         }
@@ -220,10 +271,10 @@ fn judge(goal: &Goal<'_>, candidate: &Candidate, past: &RestartHistory) -> Verdi
         return left(same_revision_problem(candidate, wanted));
     }
     if let Some(blocker) = candidate.blocker {
-        return match blocker {
-            RestartBlocker::SelfRolling => Verdict::UnderWay,
-            _ if may_evict => evict(),
-            other => left(blocker_problem(candidate, other)),
+        return if may_evict {
+            evict()
+        } else {
+            left(blocker_problem(candidate, blocker))
         };
     }
     if past.count >= MAX_RESTARTS_PER_WORKLOAD {
@@ -231,12 +282,9 @@ fn judge(goal: &Goal<'_>, candidate: &Candidate, past: &RestartHistory) -> Verdi
     }
     Verdict::Restart {
         wanted: wanted.clone(),
-        stamp: match (&candidate.former_stamp, past.count) {
-            (Some(value), 0) => Stamp::Former {
-                value: value.clone(),
-            },
-            _ => Stamp::Fresh,
-        },
+        stamp: former_stamp.map_or(Stamp::Fresh, |value| Stamp::Former {
+            value: value.clone(),
+        }),
     }
 }
 

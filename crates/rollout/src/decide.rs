@@ -3,7 +3,7 @@
 
 use jiff::SignedDuration;
 use meshwright_model::operation::Problem;
-use meshwright_model::plan::{Step, Target};
+use meshwright_model::plan::{Stamp, Step, Target};
 use meshwright_model::problem::ProblemCode;
 
 use crate::converge::NewRestart;
@@ -29,6 +29,10 @@ pub struct Timeouts {
     /// Time between two checks of a revision's usage, or of the workloads that a roll-out moves. The
     /// interval limits the load, because each check lists all workloads and pods of every member.
     pub unused_check_interval: SignedDuration,
+    /// Minimum time for which only workloads are left that cannot be restarted, before the operation
+    /// pauses for a person. Pods have half a minute to end, and a namespace that is being deleted
+    /// refuses new pods.
+    pub partial_min_span: SignedDuration,
 }
 
 impl Timeouts {
@@ -46,7 +50,14 @@ impl Timeouts {
     /// Returns the minimum time between two checks of a step.
     pub fn min_check_interval(&self, step: &Step) -> SignedDuration {
         match step {
-            Step::AwaitUnused { .. } | Step::Converge { .. } => self.unused_check_interval,
+            // A disruption budget may refuse an eviction for minutes.
+            Step::Evict { .. }
+            | Step::Restart {
+                stamp: Stamp::Evict,
+                ..
+            }
+            | Step::AwaitUnused { .. }
+            | Step::Converge { .. } => self.unused_check_interval,
             _ => SignedDuration::ZERO,
         }
     }
@@ -61,6 +72,7 @@ impl Default for Timeouts {
             unused_samples: 3,
             unused_min_span: SignedDuration::from_mins(2),
             unused_check_interval: SignedDuration::from_secs(5),
+            partial_min_span: SignedDuration::from_secs(40),
         }
     }
 }
@@ -74,8 +86,9 @@ pub struct StepTiming {
     pub silent: SignedDuration,
     /// Number of consecutive checks that showed the goal, and the time since the first of them.
     pub goal_seen: (u32, SignedDuration),
-    /// Number of consecutive checks that left only workloads which cannot be restarted.
-    pub partial_seen: u32,
+    /// Number of consecutive checks that left only workloads which cannot be restarted, and the time
+    /// since the first of them.
+    pub partial_seen: (u32, SignedDuration),
 }
 
 /// Number of consecutive checks after which a roll-out counts as partial.
@@ -130,7 +143,10 @@ pub fn decide(
         Ok(StepCheck::Blocked(problem)) => Decision::Pause(problem),
         Ok(StepCheck::Restarts(restarts)) => Decision::AddRestarts(restarts),
         // A pod that is just ending, or a short refusal, must not pause a whole roll-out.
-        Ok(StepCheck::Partial(problem)) if run.partial_seen >= PARTIAL_SAMPLES => {
+        Ok(StepCheck::Partial(problem))
+            if run.partial_seen.0 >= PARTIAL_SAMPLES
+                && run.partial_seen.1 >= patience.partial_min_span =>
+        {
             Decision::Pause(problem)
         }
         Ok(StepCheck::Partial(problem)) => Decision::Wait(problem.message),

@@ -140,6 +140,7 @@ impl StepContext<'_> {
                     off: off.as_ref(),
                     outdated: *outdated,
                     max_failures: *max_failures,
+                    failures: self.count_failures(),
                 };
                 converge::check(self, world, &goal, namespaces.as_deref()).await
             }

@@ -92,6 +92,7 @@ pub fn short_timeouts() -> Timeouts {
         unused_samples: 2,
         unused_min_span: unused_over,
         unused_check_interval: unused_every,
+        partial_min_span: SignedDuration::ZERO,
         ..Timeouts::default()
     }
 }

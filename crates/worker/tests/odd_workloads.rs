@@ -98,6 +98,47 @@ async fn d4_a_workload_that_never_becomes_ready_stops_no_other_one() {
     assert!(!images(&fleet, "c2", "stable").contains(OLD_IMAGE));
 }
 
+/// A broken release must not go through the whole mesh.
+#[tokio::test]
+async fn d4_after_three_failures_no_further_restart_begins() {
+    let (fleet, upgrade) = verifying(3600).await;
+    for member in ["c1", "c2"] {
+        for namespace in ["canary", "enabled", "explicit", "stable"] {
+            fleet.clusters.set_rollout_behaviour(
+                member,
+                &web(namespace),
+                RolloutBehaviour::NeverReady,
+            );
+        }
+    }
+    let problem = paused(fleet.apply_verb_and_run(upgrade, Verb::Promote).await.state);
+    assert_eq!(problem.code, "rollout_partial");
+    assert!(
+        problem.message.contains("were not begun"),
+        "{}",
+        problem.message
+    );
+    let restarted = fleet
+        .clusters
+        .journal()
+        .iter()
+        .filter(|write| matches!(write.target, Target::Workload { .. }))
+        .count();
+    assert!(restarted < 8, "{restarted} of 8 were restarted");
+    for member in ["c1", "c2"] {
+        for namespace in ["canary", "enabled", "explicit", "stable"] {
+            fleet.clusters.set_rollout_behaviour(
+                member,
+                &web(namespace),
+                RolloutBehaviour::Healthy,
+            );
+        }
+    }
+    let held = fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state;
+    assert_eq!(held.as_str(), "holding", "{held:?}");
+    assert!(!fleet.clusters.snapshot().contains(OLD_IMAGE));
+}
+
 #[tokio::test]
 async fn d4_a_person_can_go_on_without_a_workload_and_the_old_revision_stays_protected() {
     let (fleet, upgrade) = promoted_with_a_broken_workload(3600).await;

@@ -199,6 +199,8 @@ fn template_pod(
         return None;
     }
     let template = &object["spec"]["template"];
+    let mut spec = template["spec"].clone();
+    add_claimed_volumes(&mut spec, object);
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
@@ -207,13 +209,41 @@ fn template_pod(
             "labels": template["metadata"]["labels"],
             "annotations": template["metadata"]["annotations"],
         },
-        "spec": template["spec"],
+        "spec": spec,
     });
     Some(TemplatePod {
         workload,
         pod,
         deletes_first: quota::deletes_first(kind, object),
     })
+}
+
+/// Adds an empty volume for each volume claim of a `StatefulSet`. Its controller adds these volumes
+/// to each pod; without them the API server refuses a pod that mounts one.
+fn add_claimed_volumes(spec: &mut Value, object: &Value) {
+    let claims = object
+        .pointer("/spec/volumeClaimTemplates")
+        .and_then(Value::as_array);
+    let names: Vec<&str> = claims
+        .into_iter()
+        .flatten()
+        .filter_map(|claim| text_at(claim, "/metadata/name"))
+        .collect();
+    if names.is_empty() {
+        return;
+    }
+    if !spec["volumes"].is_array() {
+        spec["volumes"] = json!([]);
+    }
+    if let Some(volumes) = spec["volumes"].as_array_mut() {
+        // The claim of a name takes the place of the template's volume.
+        volumes.retain(|volume| !names.iter().any(|name| volume["name"] == *name));
+        volumes.extend(
+            names
+                .iter()
+                .map(|name| json!({ "name": name, "emptyDir": {} })),
+        );
+    }
 }
 
 /// Lists the labels by which Istio's `ProxyConfig` resources select pods. They set the proxy image
@@ -258,4 +288,28 @@ fn texts_of(map: &Value, counts: impl Fn(&str) -> bool) -> BTreeMap<String, Stri
         .filter(|(key, _)| counts(key))
         .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stateful_set_gets_the_volumes_that_its_controller_adds() {
+        let set = json!({
+            "spec": {
+                "volumeClaimTemplates": [{ "metadata": { "name": "data" } }],
+                "template": { "spec": { "volumes": [{ "name": "config" }] } },
+            },
+        });
+        let mut spec = set["spec"]["template"]["spec"].clone();
+        add_claimed_volumes(&mut spec, &set);
+        assert_eq!(
+            spec["volumes"],
+            json!([{ "name": "config" }, { "name": "data", "emptyDir": {} }])
+        );
+        let mut bare = json!({});
+        add_claimed_volumes(&mut bare, &json!({}));
+        assert_eq!(bare, json!({}));
+    }
 }

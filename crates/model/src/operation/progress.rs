@@ -22,7 +22,7 @@ pub enum StepEvent {
         /// Reason for the failure, with a hint for the user.
         problem: Problem,
     },
-    /// A person asked to try again after a failure.
+    /// A person asked to try again after a failure or an exclusion.
     Retried,
     /// No restart of ours can replace the workload's pods now, so nothing was written.
     Excluded {
@@ -91,6 +91,7 @@ impl Progress {
             StepEvent::Failed { problem } => self.failed = Some(problem.clone()),
             StepEvent::Retried => {
                 self.failed = None;
+                self.excluded = None;
                 self.attempt += 1;
             }
             StepEvent::Excluded { problem } => self.excluded = Some(problem.clone()),

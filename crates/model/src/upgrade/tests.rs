@@ -22,6 +22,13 @@ fn paused(from: UpgradeState) -> UpgradeState {
     }
 }
 
+fn paused_partial(from: UpgradeState) -> UpgradeState {
+    UpgradeState::Paused {
+        from: Box::new(from),
+        problem: Problem::new(ProblemCode::RolloutPartial, "", ""),
+    }
+}
+
 fn every_state() -> Vec<(&'static str, UpgradeState)> {
     use UpgradeState as S;
     vec![
@@ -73,11 +80,15 @@ fn every_state() -> Vec<(&'static str, UpgradeState)> {
         ("paused in prechecking", paused(S::Prechecking)),
         ("paused in rolling", paused(S::Rolling)),
         (
+            "paused in a move, with workloads left",
+            paused_partial(S::Verifying {
+                moving: true,
+                problem: None,
+            }),
+        ),
+        (
             "paused in rolling, with workloads left",
-            S::Paused {
-                from: Box::new(S::Rolling),
-                problem: Problem::new(ProblemCode::RolloutPartial, "", ""),
-            },
+            paused_partial(S::Rolling),
         ),
         (
             "paused in retiring, irrevocable",

@@ -61,7 +61,7 @@ impl UpgradeState {
             (Self::Paused { from, .. }, V::Resume) => (*from, Effect::Signal(Signal::Resume)),
             (Self::Paused { from, .. }, V::Retry) => (*from, Effect::Signal(Signal::Retry)),
             (Self::Paused { from, problem }, V::Skip)
-                if *from == Self::Rolling && problem.is_partial_rollout() =>
+                if from.can_skip_workloads() && problem.is_partial_rollout() =>
             {
                 (*from, Effect::Signal(Signal::Skip))
             }
@@ -104,6 +104,12 @@ impl UpgradeState {
                 problem,
             },
         }
+    }
+
+    /// Returns true for a stage that can go on without the workloads that it could not restart. A
+    /// rollback cannot: the new revision is removed at its end.
+    fn can_skip_workloads(&self) -> bool {
+        matches!(self, Self::Rolling | Self::Verifying { moving: true, .. })
     }
 
     /// Returns true if a stage is under way that can be interrupted.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use meshwright_model::observation::RestartBlocker;
-use meshwright_model::operation::Problem;
+use meshwright_model::operation::{Problem, ROLLBACK_ADVICE, SKIP_ADVICE};
 use meshwright_model::plan::Sidecar;
 use meshwright_model::problem::ProblemCode;
 
@@ -32,7 +32,7 @@ pub(super) fn describe_pods(others: &[OtherPod]) -> Vec<String> {
 }
 
 /// Builds the problem of a roll-out that restarted all workloads except those that it names.
-pub(super) fn partial_problem(goal: &Goal<'_>, failures: usize, left: &[String]) -> Problem {
+pub(super) fn partial_problem(goal: &Goal<'_>, left: &[String], not_begun: usize) -> Problem {
     let pods = goal.off.map_or_else(
         || "outdated pods".to_owned(),
         |former| format!("pods of {former}"),
@@ -41,15 +41,16 @@ pub(super) fn partial_problem(goal: &Goal<'_>, failures: usize, left: &[String])
     if left.len() > MAX_NAMED {
         named = format!("{named}; and {} more", left.len() - MAX_NAMED);
     }
-    let stopped = if failures >= goal.max_failures {
-        format!(" No further restart was begun after {failures} had failed.")
-    } else {
-        String::new()
-    };
+    if not_begun > 0 {
+        named = format!(
+            "{named}. {not_begun} restarts were not begun after {} had failed",
+            goal.failures
+        );
+    }
     Problem::new(
         ProblemCode::RolloutPartial,
-        format!("These still have {pods}: {named}.{stopped}"),
-        "Solve what is listed and retry, skip what is left, or roll back.",
+        format!("These still have {pods} or do not serve: {named}."),
+        format!("Solve what is listed and retry{SKIP_ADVICE}{ROLLBACK_ADVICE}."),
     )
 }
 

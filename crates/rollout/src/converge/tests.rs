@@ -24,6 +24,13 @@ fn old() -> FormerPods {
     }
 }
 
+fn new() -> FormerPods {
+    FormerPods {
+        revision: "1-27-9".parse().expect("a revision name"),
+        image: None,
+    }
+}
+
 /// Returns a workload with pods of the old revision, whose next pod gets the new one.
 fn candidate(name: &str) -> Candidate {
     Candidate {
@@ -78,6 +85,7 @@ fn goal(off: Option<&FormerPods>) -> Goal<'_> {
         off,
         outdated: off.is_none_or(|off| *off == old()),
         max_failures: 3,
+        failures: 0,
     }
 }
 
@@ -151,27 +159,64 @@ fn d1_what_is_left_at_the_end_is_named_and_nothing_is_restarted_twice() {
 }
 
 #[test]
-fn d1_a_failed_workload_without_old_pods_is_not_left() {
-    let moved = Candidate {
+fn d4_a_workload_that_a_roll_out_has_broken_is_named_although_no_old_pod_is_left() {
+    let broken = Candidate {
         live: vec![Some(sidecar("1-27-9"))],
         ..candidate("web")
     };
     let known = Histories::from([("web", failed())]);
-    assert_eq!(decide(Some(&old()), &[moved], &known), NextMove::Done);
-}
-
-#[test]
-fn d5_no_further_restart_begins_after_too_many_failures() {
-    let known = Histories::from([("a", failed()), ("b", failed()), ("c", failed())]);
-    let all = ["a", "b", "c", "d"].map(candidate);
-    let NextMove::Partial(left) = decide(Some(&old()), &all, &known) else {
-        panic!("three workloads have failed");
+    let NextMove::Partial(left) = decide(Some(&old()), &[broken], &known) else {
+        panic!("its pods do not serve");
     };
     assert!(
-        left.message.contains("after 3 had failed"),
+        left.message.contains("shop/deployment/web"),
         "{}",
         left.message
     );
+}
+
+#[test]
+fn b7_a_rollback_does_not_wait_for_a_workload_that_has_left_the_new_revision() {
+    let back = Candidate {
+        live: vec![Some(sidecar("1-25-1"))],
+        next: NextPod::Injected(sidecar("1-25-1")),
+        ..candidate("web")
+    };
+    let known = Histories::from([("web", failed())]);
+    assert_eq!(decide(Some(&new()), &[back], &known), NextMove::Done);
+}
+
+#[test]
+fn d4_no_further_restart_begins_after_too_many_failures() {
+    let known = Histories::from([("a", failed()), ("b", failed()), ("c", failed())]);
+    let all = ["a", "b", "c", "d"].map(candidate);
+    let former = old();
+    let stopped = Goal {
+        failures: 3,
+        ..goal(Some(&former))
+    };
+    let history = |key: &WorkloadKey| known.get(key.1.name.as_str()).cloned().unwrap_or_default();
+    let NextMove::Partial(left) = next_move(&stopped, &all, &history, &[]) else {
+        panic!("three workloads have failed");
+    };
+    assert!(
+        left.message
+            .contains("1 restarts were not begun after 3 had failed"),
+        "{}",
+        left.message
+    );
+}
+
+#[test]
+fn b7_a_former_stamp_is_restored_once() {
+    let stamped = Candidate {
+        live: vec![Some(sidecar("1-25-1"))],
+        former_stamp: Some(None),
+        next: NextPod::Injected(sidecar("1-25-1")),
+        ..candidate("web")
+    };
+    let known = Histories::from([("web", ended(StepEvent::Done))]);
+    assert_eq!(decide(Some(&new()), &[stamped], &known), NextMove::Done);
 }
 
 #[test]

@@ -58,7 +58,14 @@ pub(super) async fn check(
         }
         _ => Vec::new(),
     };
-    Ok(match next_move(goal, &candidates, &history, &others) {
+    let next = next_move(goal, &candidates, &history, &others);
+    // A workload whose pods are all gone for a moment is no candidate, but its restart is under way.
+    if matches!(next, NextMove::Done | NextMove::Partial(_)) && place.has_open_restart() {
+        return Ok(StepCheck::Waiting(
+            "workloads are being restarted".to_owned(),
+        ));
+    }
+    Ok(match next {
         NextMove::Restart(restarts) => StepCheck::Restarts(restarts),
         NextMove::Wait(reason) => StepCheck::Waiting(reason),
         NextMove::Done => StepCheck::Done,
@@ -125,7 +132,9 @@ impl StepContext<'_> {
         (member, namespace, workload): FoundWorkload<'_>,
     ) -> bool {
         let key = (member.member.clone(), workload.workload.clone());
-        if self.former_stamp(&key, workload.stamp.as_ref()).is_some() {
+        if self.former_stamp(&key, workload.stamp.as_ref()).is_some()
+            || (goal.outdated && self.restart_history(&key).last.failed.is_some())
+        {
             return true;
         }
         let mut sidecars = workload.live.iter().flatten();
@@ -142,7 +151,8 @@ impl StepContext<'_> {
     /// Returns the stamp that a rollback restores, if the workload carries a stamp of the upgrade.
     fn former_stamp(&self, key: &WorkloadKey, found: Option<&String>) -> Option<Option<String>> {
         let former = self.former_stamps.get(key)?;
-        (former.as_ref() != found).then(|| former.clone())
+        // Without a stamp there is nothing to take back: the owner has replaced the template since.
+        (found.is_some() && former.as_ref() != found).then(|| former.clone())
     }
 
     /// Sums up the restarts of a workload that the step has added so far.
@@ -180,6 +190,14 @@ impl StepContext<'_> {
             eviction: eviction.map(|(_, progress)| (*progress).clone()),
             user,
         }
+    }
+
+    /// Counts the restarts that have failed and that no person has asked to try again.
+    pub(super) fn count_failures(&self) -> usize {
+        self.restarts
+            .iter()
+            .filter(|(_, progress)| progress.failed.is_some() && !progress.is_closed())
+            .count()
     }
 
     fn has_open_restart(&self) -> bool {

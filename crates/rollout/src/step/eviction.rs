@@ -4,9 +4,7 @@ use meshwright_model::Name;
 use meshwright_model::plan::Sidecar;
 
 use super::StepCheck;
-use crate::ports::{
-    ClusterError, LivePod, MeshClusters, ObjectVersion, ObservedWorkload, Readiness,
-};
+use crate::ports::{ClusterError, LivePod, MeshClusters, ObjectVersion, ObservedWorkload};
 
 /// Checks whether a pod, named as `name/uid`, is still there.
 pub(super) async fn check_pod(
@@ -27,8 +25,8 @@ pub(super) async fn check_pod(
     })
 }
 
-/// Checks which pod is evicted next. A pod that serves is evicted only while no other pod of the
-/// workload is being replaced; one that does not serve costs nothing. The step ends with the last
+/// Checks which pod is evicted next. A pod that serves is evicted only while every pod that was
+/// replaced serves; one that does not serve costs nothing. The step ends with the last
 /// pod that has another sidecar, even if the workload's own fault keeps its pods from serving.
 pub(super) fn check_workload(wanted: &Sidecar, seen: &ObservedWorkload) -> StepCheck {
     let (right, others): (Vec<&LivePod>, Vec<&LivePod>) = seen
@@ -46,12 +44,12 @@ pub(super) fn check_workload(wanted: &Sidecar, seen: &ObservedWorkload) -> StepC
     if ending > 0 {
         return replacing(format!("{ending} old pods are still ending"));
     }
-    let settled = !matches!(seen.rollout, Readiness::Pending(_));
+    let settled = right.iter().all(|pod| pod.ready && !pod.deleted);
     match others.iter().find(|pod| settled || !pod.ready) {
         Some(pod) => StepCheck::Ready {
             capture: seen.stamp.clone(),
             version: pod.version.clone(),
         },
-        None => replacing("the last pod that was replaced does not serve yet".to_owned()),
+        None => replacing("a pod that was replaced does not serve yet".to_owned()),
     }
 }

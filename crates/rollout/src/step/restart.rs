@@ -29,12 +29,13 @@ pub(super) async fn check(
         .live
         .iter()
         .all(|pod| pod.sidecar.as_ref() == Some(wanted));
-    if carried && seen.rollout == Readiness::Ready {
+    // A workload whose live pods all carry the sidecar is not restarted once more, even if the
+    // controller is not content with the pods. Only a former stamp is still restored, once.
+    let restores =
+        matches!(stamp, Stamp::Former { .. }) && place.progress.attempt == 0 && seen.stamp != goal;
+    if carried && !restores && seen.rollout == Readiness::Ready {
         return Ok(StepCheck::Done);
     }
-    // A workload whose live pods all carry the sidecar is not restarted once more, even if the
-    // controller is not content with the pods. Only a former stamp is still restored.
-    let restores = matches!(stamp, Stamp::Former { .. }) && seen.stamp != goal;
     if (place.progress.is_started() && seen.stamp == goal) || (carried && !restores) {
         return Ok(check_rollout(member, workload, wanted, &seen));
     }

@@ -2,12 +2,12 @@
 //! adds the restarts that a look found, and lets a failed restart stand aside.
 
 use jiff::SignedDuration;
-use meshwright_model::operation::{Problem, Progress, StepEvent};
+use meshwright_model::operation::{OperationKind, Problem, Progress, StepEvent};
 use meshwright_model::plan::{Step, Target};
 use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::converge::NewRestart;
 use meshwright_rollout::step::{StepContext, removed_revision};
-use meshwright_store::{NewStep, PlannedStep};
+use meshwright_store::{NewStep, PlannedStep, StoreError};
 
 use super::Run;
 
@@ -62,13 +62,19 @@ impl Run<'_> {
     pub(super) fn stand_aside(&self, item: &PlannedStep, problem: &Problem) -> Option<StepEvent> {
         let problem = problem.clone();
         // The label belongs to the users. A value that another party has set meanwhile is theirs.
-        let foreign_label = matches!(
-            item.step,
-            Step::Set {
-                target: Target::NamespaceLabel { .. },
-                ..
-            }
-        ) && problem.code.known() == Some(ProblemCode::ChangedBySomeoneElse);
+        let moves = matches!(
+            self.operation.kind,
+            OperationKind::Roll | OperationKind::Rollback
+        );
+        let foreign_label = moves
+            && matches!(
+                item.step,
+                Step::Set {
+                    target: Target::NamespaceLabel { .. },
+                    ..
+                }
+            )
+            && problem.code.known() == Some(ProblemCode::ChangedBySomeoneElse);
         if foreign_label {
             return Some(StepEvent::Excluded { problem });
         }
@@ -91,6 +97,53 @@ impl Run<'_> {
         self.steps.iter().any(|item| {
             item.wave == wave && matches!(item.step, Step::Restart { .. }) && !self.is_closed(item)
         })
+    }
+
+    /// Holds back the restarts of a wave which have not begun, if too many others have failed. After
+    /// a retry, a look adds them again.
+    pub(super) async fn hold_back_restarts(&mut self) -> Result<(), StoreError> {
+        let events = self.restarts_to_hold_back();
+        if events.is_empty() {
+            return Ok(());
+        }
+        let waits = self.waiting_for.clone();
+        self.record_intent(events, Vec::new(), &[], waits).await
+    }
+
+    fn restarts_to_hold_back(&self) -> Vec<(i32, StepEvent)> {
+        let mut events = Vec::new();
+        for search in self.steps.iter().filter(|item| !self.is_closed(item)) {
+            let Step::Converge { max_failures, .. } = &search.step else {
+                continue;
+            };
+            let beside = |item: &&PlannedStep| {
+                item.wave == search.wave && matches!(item.step, Step::Restart { .. })
+            };
+            let failed =
+                |item: &&PlannedStep| item.progress.failed.is_some() && !item.progress.is_closed();
+            let failures = self.steps.iter().filter(beside).filter(failed).count();
+            if failures < *max_failures {
+                continue;
+            }
+            let problem = Problem::new(
+                ProblemCode::RolloutPartial,
+                format!("The restart was not begun, because {failures} others have failed."),
+                "Solve what the others complain about, then retry.",
+            );
+            let waiting =
+                |item: &&PlannedStep| !item.progress.is_started() && !self.is_closed(item);
+            events.extend(
+                self.steps
+                    .iter()
+                    .filter(beside)
+                    .filter(waiting)
+                    .map(|item| {
+                        let problem = problem.clone();
+                        (item.number, StepEvent::Excluded { problem })
+                    }),
+            );
+        }
+        events
     }
 
     /// Builds the steps for restarts that a look found, and the events of those that are excluded.

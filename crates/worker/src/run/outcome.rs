@@ -181,6 +181,12 @@ impl Run<'_> {
         problem: Problem,
         mut facts: Vec<(i32, StepEvent)>,
     ) -> (Problem, Vec<(i32, StepEvent)>) {
+        let skips = self.operation.kind.can_skip_workloads();
+        let problem = if skips {
+            problem
+        } else {
+            problem.without_skip()
+        };
         let no_way_back = |item: &PlannedStep| {
             self.operation.kind == OperationKind::Retire
                 && item.progress.is_started()

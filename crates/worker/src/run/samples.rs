@@ -19,7 +19,7 @@ pub(super) struct Samples {
     goal_seen: Option<(u32, Timestamp)>,
     /// Number of pods that were replaced when the step last made progress.
     replaced: usize,
-    partial_seen: u32,
+    partial_seen: Option<(u32, Timestamp)>,
 }
 
 impl Run<'_> {
@@ -56,21 +56,21 @@ impl Run<'_> {
                 answered_at: now,
                 goal_seen: None,
                 replaced: 0,
-                partial_seen: 0,
+                partial_seen: None,
             });
         looks.last_at = now;
         match check {
             Ok(StepCheck::Replacing { replaced, .. }) if *replaced > looks.replaced => {
                 (looks.waits_since, looks.replaced) = (now, *replaced);
             }
-            Ok(StepCheck::Waiting(_) | StepCheck::Restarts(_)) if restarting => {
-                looks.waits_since = now;
-            }
+            Ok(StepCheck::Restarts(_)) => looks.waits_since = now,
+            Ok(StepCheck::Waiting(_)) if restarting => looks.waits_since = now,
             _ => {}
         }
-        looks.partial_seen = match check {
-            Ok(StepCheck::Partial(_)) => looks.partial_seen + 1,
-            _ => 0,
+        looks.partial_seen = match (check, looks.partial_seen) {
+            (Ok(StepCheck::Partial(_)), None) => Some((1, now)),
+            (Ok(StepCheck::Partial(_)), Some((count, since))) => Some((count + 1, since)),
+            _ => None,
         };
         if !matches!(check, Err(ClusterError::Unreachable { .. })) {
             looks.answered_at = now;
@@ -81,16 +81,16 @@ impl Run<'_> {
             _ => None,
         };
         let since = |then: Timestamp| now.duration_since(then);
-        let goal_seen = looks
-            .goal_seen
-            .map_or((0, SignedDuration::ZERO), |(count, first)| {
+        let counted = |seen: Option<(u32, Timestamp)>| {
+            seen.map_or((0, SignedDuration::ZERO), |(count, first)| {
                 (count, since(first))
-            });
+            })
+        };
         StepTiming {
             waited: since(looks.waits_since),
             silent: since(looks.answered_at),
-            goal_seen,
-            partial_seen: looks.partial_seen,
+            goal_seen: counted(looks.goal_seen),
+            partial_seen: counted(looks.partial_seen),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! rounds.
 
 use meshwright_model::operation::{OperationState, Problem, Signal, StepEvent};
+use meshwright_model::plan::Step;
 use meshwright_store::{OperationUpdate, StoreError};
 
 use super::{Run, RunEnd};
@@ -73,13 +74,17 @@ impl Run<'_> {
         self.add_event_to_steps(&left, &StepEvent::Skipped).await
     }
 
-    /// Lets every failed step try again. Restarts get a new stamp, because the attempt is part of
+    /// Lets every failed step try again, and every label that was left to another party. Restarts get a new stamp, because the attempt is part of
     /// it.
     async fn retry_failed_steps(&mut self) -> Result<(), StoreError> {
         let failed: Vec<i32> = self
             .steps
             .iter()
-            .filter(|item| item.progress.failed.is_some())
+            .filter(|item| {
+                let excluded = item.progress.excluded.is_some();
+                item.progress.failed.is_some()
+                    || (excluded && matches!(item.step, Step::Set { .. }))
+            })
             .map(|item| item.number)
             .collect();
         self.add_event_to_steps(&failed, &StepEvent::Retried).await

@@ -51,6 +51,7 @@ impl Run<'_> {
         if let Some(end) = self.process_signals().await? {
             return Ok(LoopControl::Ended(end));
         }
+        self.hold_back_restarts().await?;
         let chosen = self.steps_to_check();
         if chosen.is_empty() {
             return Ok(LoopControl::AllDone);
@@ -67,7 +68,8 @@ impl Run<'_> {
         looked.sort_by_key(|(index, _)| *index);
         self.lease.mark_progress();
         let (mut facts, mut acts, mut found) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut blocked, mut waits, mut added) = (Vec::new(), None, Vec::new());
+        let (mut blocked, mut waits) = (Vec::new(), None);
+        let (mut added, mut excluded) = (Vec::new(), Vec::new());
         for (index, check) in looked {
             let run = self.add_sample(index, &check);
             let item = &self.steps[index];
@@ -81,9 +83,7 @@ impl Run<'_> {
                     waits.get_or_insert_with(|| format!("{}: {reason}", item.step));
                 }
                 Decision::AddRestarts(restarts) => {
-                    let (steps, excluded) = self.number_restarts(item.wave, restarts);
-                    added.extend(steps);
-                    facts.extend(excluded);
+                    (added, excluded) = self.number_restarts(item.wave, restarts);
                 }
                 Decision::Pause(met) if self.stand_aside(item, &met).is_some() => {
                     facts.extend(
@@ -112,6 +112,8 @@ impl Run<'_> {
             let end = self.stop_on_problem(problem, facts).await?;
             return Ok(LoopControl::Ended(end));
         }
+        // Events of new steps are recorded only together with these steps.
+        facts.extend(excluded);
         // A repeated write does not count as an advance. A cluster that accepts none of them must
         // not be called without a pause.
         let onward = !facts.is_empty()
@@ -161,7 +163,7 @@ impl Run<'_> {
 
     /// Records the intent to write, with the captures that an undo restores. No write is sent
     /// before this commit.
-    async fn record_intent(
+    pub(super) async fn record_intent(
         &mut self,
         mut facts: Vec<(i32, StepEvent)>,
         added: Vec<NewStep>,
