@@ -5,16 +5,18 @@
 //! A workload that cannot be moved stands aside and stops no other one. At the end it is named with
 //! its reason.
 
-use std::collections::BTreeSet;
-
 use meshwright_model::Name;
 use meshwright_model::observation::RestartBlocker;
 use meshwright_model::operation::{Problem, Progress};
 use meshwright_model::plan::{FormerPods, Sidecar, Stamp, Step, WorkloadRef};
 
-use crate::ports::{NextPod, RevisionUser};
+use crate::ports::NextPod;
 
+mod evictions;
 mod problems;
+
+pub use evictions::OtherPod;
+use evictions::new_evictions;
 
 use problems::{
     blocker_problem, comes_back_problem, describe_pods, not_injected_problem, partial_problem,
@@ -62,15 +64,6 @@ pub struct Candidate {
     pub former_stamp: Option<Option<String>>,
     /// Admission's answer to a new pod of the workload.
     pub next: NextPod,
-}
-
-/// Live pod that no workload owns which we can restart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OtherPod {
-    /// Pod, as a user of the revision that the roll-out moves off.
-    pub user: RevisionUser,
-    /// Progress of its eviction; `None` if the plan has none.
-    pub eviction: Option<Progress>,
 }
 
 /// Restarts of one workload that the operation has planned so far.
@@ -307,47 +300,6 @@ fn new_restarts(judged: &[(&Candidate, RestartHistory, Verdict)]) -> Vec<NewRest
             _ => None,
         })
         .collect()
-}
-
-impl OtherPod {
-    fn is_under_way(&self) -> bool {
-        self.eviction
-            .as_ref()
-            .is_some_and(|progress| !progress.is_closed() && progress.failed.is_none())
-    }
-
-    /// Returns the place within which one pod is evicted at a time.
-    fn place(&self) -> (&str, &str) {
-        let namespace = self.user.name.split('/').next().unwrap_or_default();
-        (&self.user.member, namespace)
-    }
-}
-
-/// Returns the evictions to begin, one at a time in each namespace.
-fn new_evictions(others: &[OtherPod]) -> Vec<NewRestart> {
-    let mut taken: BTreeSet<(&str, &str)> = others
-        .iter()
-        .filter(|other| other.is_under_way())
-        .map(OtherPod::place)
-        .collect();
-    let mut added = Vec::new();
-    for other in others.iter().filter(|other| other.eviction.is_none()) {
-        let (Some(version), Ok(member)) = (&other.user.evictable, other.user.member.parse()) else {
-            continue;
-        };
-        if taken.insert(other.place()) {
-            let step = Step::Evict {
-                member,
-                namespace: other.place().1.to_owned(),
-                pod: version.0.clone(),
-            };
-            added.push(NewRestart {
-                step,
-                excluded: None,
-            });
-        }
-    }
-    added
 }
 
 /// Returns the entries of workloads that cannot be restarted and that the plan does not list yet.

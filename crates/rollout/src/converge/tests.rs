@@ -8,7 +8,7 @@ use meshwright_model::plan::WorkloadKind;
 use meshwright_model::problem::ProblemCode;
 
 use super::*;
-use crate::ports::UserKind;
+use crate::ports::{RevisionUser, UserKind};
 
 fn sidecar(revision: &str) -> Sidecar {
     Sidecar {
