@@ -218,22 +218,3 @@ closed_set!(RestartBlocker {
     SelfRolling = "self_rolling",
     Owned = "owned",
 });
-
-impl WorkloadObservation {
-    /// Returns true if a live pod does not carry the wanted sidecar (requirement D1). The sidecar
-    /// is read from annotations and not from labels.
-    pub fn needs_restart(&self, wanted: &Sidecar) -> bool {
-        self.live
-            .iter()
-            .any(|carried| carried.as_ref() != Some(wanted))
-    }
-
-    /// Returns true if a live pod carries the revision.
-    pub fn carries_revision(&self, revision: &RevisionName) -> bool {
-        self.live.iter().any(|carried| {
-            carried
-                .as_ref()
-                .is_some_and(|sidecar| sidecar.revision == *revision)
-        })
-    }
-}

@@ -303,11 +303,6 @@ impl Plan {
         self
     }
 
-    /// Returns the number of steps in all waves.
-    pub fn step_count(&self) -> usize {
-        self.waves.iter().map(|wave| wave.steps.len()).sum()
-    }
-
     /// Returns true for a plan without work.
     pub fn is_empty(&self) -> bool {
         self.waves.is_empty()

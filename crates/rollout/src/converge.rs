@@ -5,6 +5,8 @@
 //! A workload that cannot be moved stands aside and stops no other one. At the end it is named with
 //! its reason.
 
+use std::collections::BTreeMap;
+
 use meshwright_model::Name;
 use meshwright_model::observation::RestartBlocker;
 use meshwright_model::operation::{Problem, Progress};
@@ -131,13 +133,13 @@ enum Verdict {
 pub fn next_move(
     goal: &Goal<'_>,
     candidates: &[Candidate],
-    history: &dyn Fn(&WorkloadKey) -> RestartHistory,
+    histories: &BTreeMap<WorkloadKey, RestartHistory>,
     others: &[OtherPod],
 ) -> NextMove {
     let judged: Vec<(&Candidate, RestartHistory, Verdict)> = candidates
         .iter()
         .map(|candidate| {
-            let past = history(&candidate.key);
+            let past = histories.get(&candidate.key).cloned().unwrap_or_default();
             let verdict = judge(goal, candidate, &past);
             (candidate, past, verdict)
         })

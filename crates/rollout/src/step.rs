@@ -75,10 +75,10 @@ pub struct StepContext<'a> {
     pub restarts: &'a [(&'a Step, &'a Progress)],
     /// Restart stamps from before the upgrade, which a rollback restores.
     pub former_stamps: &'a BTreeMap<WorkloadKey, Option<String>>,
-    /// Step of the same plan that waits until the revision is unused which this step removes. The
-    /// proof does not outlive its look, so the search is repeated before the removal: a pause may
-    /// lie in between.
-    pub unused_proof: Option<&'a Step>,
+    /// Search with which the same plan has proved that the revision is unused which this step
+    /// removes. The proof does not outlive its look, so the search is repeated before the removal: a
+    /// pause may lie in between.
+    pub unused_proof: Option<UserSearch<'a>>,
 }
 
 impl StepContext<'_> {
@@ -104,20 +104,11 @@ impl StepContext<'_> {
         match self.step {
             Step::Set { target, from, to } => {
                 let found = set::check(self, world, target, from, to).await?;
-                match (&found, self.unused_proof) {
-                    (
-                        StepCheck::Ready { .. },
-                        Some(Step::AwaitUnused {
-                            revision,
-                            left_behind,
-                            own_tags,
-                        }),
-                    ) => match check_unused(world, revision, left_behind, *own_tags).await? {
-                        StepCheck::Done => Ok(found),
-                        used => Ok(used),
-                    },
-                    _ => Ok(found),
+                if let (StepCheck::Ready { .. }, Some(search)) = (&found, &self.unused_proof) {
+                    let used = check_unused(world, search).await?;
+                    return Ok(if used == StepCheck::Done { found } else { used });
                 }
+                Ok(found)
             }
             Step::Restart {
                 member,
@@ -157,11 +148,10 @@ impl StepContext<'_> {
             Step::AwaitReady { revision, members } => Ok(check_from_readiness(
                 world.check_readiness(revision, members).await?,
             )),
-            Step::AwaitUnused {
-                revision,
-                left_behind,
-                own_tags,
-            } => check_unused(world, revision, left_behind, *own_tags).await,
+            Step::AwaitUnused { .. } => {
+                let search = user_search(self.step).expect("the step waits for users");
+                check_unused(world, &search).await
+            }
             Step::AwaitGone { member } => {
                 let left = world.list_remaining_objects(member).await?;
                 Ok(if left.is_empty() {
@@ -261,6 +251,22 @@ pub fn removed_revision(step: &Step) -> Option<&RevisionName> {
     }
 }
 
+/// Returns the search that a step makes which waits until a revision is unused.
+pub fn user_search(step: &Step) -> Option<UserSearch<'_>> {
+    match step {
+        Step::AwaitUnused {
+            revision,
+            left_behind,
+            own_tags,
+        } => Some(UserSearch {
+            revision,
+            left_behind,
+            own_tags: *own_tags,
+        }),
+        _ => None,
+    }
+}
+
 /// Returns true for a step whose first effect cannot be undone.
 pub fn is_irrevocable(step: &Step) -> bool {
     removed_revision(step).is_some()
@@ -271,22 +277,15 @@ pub fn is_irrevocable(step: &Step) -> bool {
 /// back.
 async fn check_unused(
     world: &dyn MeshClusters,
-    revision: &RevisionName,
-    left_behind: &[Name],
-    own_tags: bool,
+    search: &UserSearch<'_>,
 ) -> Result<StepCheck, ClusterError> {
-    for member in left_behind {
+    for member in search.left_behind {
         match check_still_lost(world, member).await? {
             StepCheck::Done => {}
             answers => return Ok(answers),
         }
     }
-    let search = UserSearch {
-        revision,
-        left_behind,
-        own_tags,
-    };
-    let found = world.list_users(&search).await?;
+    let found = world.list_users(search).await?;
     Ok(if found.is_unused() {
         StepCheck::Done
     } else if found.users.is_empty() {

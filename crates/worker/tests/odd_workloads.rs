@@ -98,19 +98,22 @@ async fn d4_a_workload_that_never_becomes_ready_stops_no_other_one() {
     assert!(!images(&fleet, "c2", "stable").contains(OLD_IMAGE));
 }
 
+/// Changes the behaviour of every workload in the mesh.
+fn set_behaviour_of_all(fleet: &Fleet, behaviour: RolloutBehaviour) {
+    for member in ["c1", "c2"] {
+        for namespace in ["canary", "enabled", "explicit", "stable"] {
+            fleet
+                .clusters
+                .set_rollout_behaviour(member, &web(namespace), behaviour);
+        }
+    }
+}
+
 /// A broken release must not go through the whole mesh.
 #[tokio::test]
 async fn d4_after_three_failures_no_further_restart_begins() {
     let (fleet, upgrade) = verifying(3600).await;
-    for member in ["c1", "c2"] {
-        for namespace in ["canary", "enabled", "explicit", "stable"] {
-            fleet.clusters.set_rollout_behaviour(
-                member,
-                &web(namespace),
-                RolloutBehaviour::NeverReady,
-            );
-        }
-    }
+    set_behaviour_of_all(&fleet, RolloutBehaviour::NeverReady);
     let problem = paused(fleet.apply_verb_and_run(upgrade, Verb::Promote).await.state);
     assert_eq!(problem.code, "rollout_partial");
     assert!(
@@ -125,15 +128,7 @@ async fn d4_after_three_failures_no_further_restart_begins() {
         .filter(|write| matches!(write.target, Target::Workload { .. }))
         .count();
     assert!(restarted < 8, "{restarted} of 8 were restarted");
-    for member in ["c1", "c2"] {
-        for namespace in ["canary", "enabled", "explicit", "stable"] {
-            fleet.clusters.set_rollout_behaviour(
-                member,
-                &web(namespace),
-                RolloutBehaviour::Healthy,
-            );
-        }
-    }
+    set_behaviour_of_all(&fleet, RolloutBehaviour::Healthy);
     let held = fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state;
     assert_eq!(held.as_str(), "holding", "{held:?}");
     assert!(!fleet.clusters.snapshot().contains(OLD_IMAGE));

@@ -73,9 +73,19 @@ fn failed() -> RestartHistory {
     })
 }
 
+/// Returns the histories of these workloads.
+fn histories(candidates: &[Candidate], known: &Histories) -> BTreeMap<WorkloadKey, RestartHistory> {
+    candidates
+        .iter()
+        .filter_map(|candidate| {
+            let past = known.get(candidate.key.1.name.as_str())?;
+            Some((candidate.key.clone(), past.clone()))
+        })
+        .collect()
+}
+
 fn decide(off: Option<&FormerPods>, candidates: &[Candidate], known: &Histories) -> NextMove {
-    let history = |key: &WorkloadKey| known.get(key.1.name.as_str()).cloned().unwrap_or_default();
-    next_move(&goal(off), candidates, &history, &[])
+    next_move(&goal(off), candidates, &histories(candidates, known), &[])
 }
 
 /// Returns the goal of a roll-out off the old revision, of a rollback off other pods, or of a restart
@@ -195,8 +205,7 @@ fn d4_no_further_restart_begins_after_too_many_failures() {
         failures: 3,
         ..goal(Some(&former))
     };
-    let history = |key: &WorkloadKey| known.get(key.1.name.as_str()).cloned().unwrap_or_default();
-    let NextMove::Partial(left) = next_move(&stopped, &all, &history, &[]) else {
+    let NextMove::Partial(left) = next_move(&stopped, &all, &histories(&all, &known), &[]) else {
         panic!("three workloads have failed");
     };
     assert!(
@@ -297,7 +306,7 @@ fn pods_without_a_workload_are_left() {
         workload: None,
         evictable: None,
     };
-    let none = |_: &WorkloadKey| RestartHistory::default();
+    let none = BTreeMap::new();
     let NextMove::Partial(left) = next_move(&goal(Some(&old())), &[], &none, &[pod_of(bare)])
     else {
         panic!("a pod is left");
@@ -367,7 +376,7 @@ fn d1_a_pod_without_a_sidecar_in_a_labelled_namespace_needs_a_restart() {
         ..candidate("web")
     };
     let former = old();
-    let none = |_: &WorkloadKey| RestartHistory::default();
+    let none = BTreeMap::new();
     let (restarted, _) = planned(next_move(&goal(Some(&former)), &[bare], &none, &[]));
     assert_eq!(restarted, ["web"]);
 }
@@ -390,7 +399,7 @@ fn b7_a_rollback_evicts_pods_of_controllers_that_it_cannot_restart_one_by_one() 
             evictable: Some(crate::ports::ObjectVersion(format!("{name}/uid"))),
         })
     };
-    let none = |_: &WorkloadKey| RestartHistory::default();
+    let none = BTreeMap::new();
     let pods = [pod("a"), pod("b")];
     let new = FormerPods {
         revision: "1-27-9".parse().expect("a revision name"),

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use meshwright_model::Name;
 use meshwright_model::injection::{Injector, NamespaceLabels};
 use meshwright_model::observation::{NamespaceObservation, Observation};
-use meshwright_model::plan::{FormerPods, Plan, Sidecar, Target};
+use meshwright_model::plan::{FormerPods, Plan, Target};
 use meshwright_model::upgrade::LabelPolicy;
-use meshwright_model::version::RevisionName;
 
 use super::{
     ControlPlane, MeshTopology, NamespaceKey, TAGS, change_step, create_step, probe_step_for,
@@ -179,14 +178,4 @@ fn with_label_wave(
         }
     }
     plan.with_wave("namespace labels", steps)
-}
-
-/// Returns the sidecar that a revision of this mesh injects. In place, the current and the target
-/// control plane share a name; the target is the one that runs.
-pub fn sidecar_of(layout: &MeshTopology, revision: &RevisionName) -> Option<Sidecar> {
-    let lines = layout.target.iter().chain([&layout.current]);
-    lines
-        .into_iter()
-        .find(|line| line.revision == *revision)
-        .map(ControlPlane::sidecar)
 }

@@ -28,6 +28,7 @@ pub(super) async fn check(
     namespaces: Option<&[(meshwright_model::Name, String)]>,
 ) -> Result<StepCheck, ClusterError> {
     let survey = world.observe_mesh().await?;
+    let histories = place.restart_histories();
     let chosen = |member: &MemberObservation, namespace: &NamespaceObservation| {
         namespaces.is_none_or(|list| {
             list.iter()
@@ -45,10 +46,9 @@ pub(super) async fn check(
             })
         })
         .filter(|(member, namespace, _)| chosen(member, namespace))
-        .filter(|found| place.may_need_restart(goal, *found))
+        .filter(|found| place.may_need_restart(goal, &histories, *found))
         .collect();
     let candidates = ask_candidates(place, world, &found).await?;
-    let history = |key: &WorkloadKey| place.restart_history(key);
     let others = match goal.off {
         Some(former) if former.image.is_none() && !place.has_open_restart() => {
             let pods = list_other_pods(world, &former.revision).await?;
@@ -58,7 +58,7 @@ pub(super) async fn check(
         }
         _ => Vec::new(),
     };
-    let next = next_move(goal, &candidates, &history, &others);
+    let next = next_move(goal, &candidates, &histories, &others);
     // A workload whose pods are all gone for a moment is no candidate, but its restart is under way.
     if matches!(next, NextMove::Done | NextMove::Partial(_)) && place.has_open_restart() {
         return Ok(StepCheck::Waiting(
@@ -129,12 +129,14 @@ impl StepContext<'_> {
     fn may_need_restart(
         &self,
         goal: &Goal<'_>,
+        histories: &BTreeMap<WorkloadKey, RestartHistory>,
         (member, namespace, workload): FoundWorkload<'_>,
     ) -> bool {
         let key = (member.member.clone(), workload.workload.clone());
-        if self.former_stamp(&key, workload.stamp.as_ref()).is_some()
-            || (goal.outdated && self.restart_history(&key).last.failed.is_some())
-        {
+        let failed = histories
+            .get(&key)
+            .is_some_and(|past| past.last.failed.is_some());
+        if self.former_stamp(&key, workload.stamp.as_ref()).is_some() || (goal.outdated && failed) {
             return true;
         }
         let mut sidecars = workload.live.iter().flatten();
@@ -155,9 +157,9 @@ impl StepContext<'_> {
         (found.is_some() && former.as_ref() != found).then(|| former.clone())
     }
 
-    /// Sums up the restarts of a workload that the step has added so far.
-    fn restart_history(&self, key: &WorkloadKey) -> RestartHistory {
-        let mut history = RestartHistory::default();
+    /// Sums up the restarts of each workload that the step has added so far.
+    fn restart_histories(&self) -> BTreeMap<WorkloadKey, RestartHistory> {
+        let mut histories: BTreeMap<WorkloadKey, RestartHistory> = BTreeMap::new();
         for (step, progress) in self.restarts {
             if let Step::Restart {
                 member,
@@ -165,15 +167,15 @@ impl StepContext<'_> {
                 stamp,
                 ..
             } = step
-                && *member == key.0
-                && *workload == key.1
             {
+                let key = (member.clone(), workload.clone());
+                let history = histories.entry(key).or_default();
                 history.last = (*progress).clone();
                 history.evicted |= *stamp == Stamp::Evict && progress.excluded.is_none();
                 history.count += usize::from(progress.excluded.is_none());
             }
         }
-        history
+        histories
     }
 
     /// Returns a pod with the progress of its eviction.

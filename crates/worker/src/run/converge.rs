@@ -6,7 +6,7 @@ use meshwright_model::operation::{OperationKind, Problem, Progress, StepEvent};
 use meshwright_model::plan::{Step, Target};
 use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::converge::NewRestart;
-use meshwright_rollout::step::{StepContext, removed_revision};
+use meshwright_rollout::step::{StepContext, removed_revision, user_search};
 use meshwright_store::{NewStep, PlannedStep, StoreError};
 
 use super::Run;
@@ -45,8 +45,7 @@ impl Run<'_> {
     /// Returns true for a step whose failure must not stop the others: a restart in a wave that
     /// looks for workloads again and again. The look names the failed ones at the end.
     fn may_stand_aside(&self, item: &PlannedStep) -> bool {
-        matches!(item.step, Step::Restart { .. } | Step::Evict { .. })
-            && self.belongs_to_search(item)
+        replaces_pods(&item.step) && self.belongs_to_search(item)
     }
 
     /// Returns true for a step that looks for workloads, and for the restarts that it has added.
@@ -182,9 +181,7 @@ impl Run<'_> {
     /// steps.
     pub(super) fn restarts_beside(&self, item: &PlannedStep) -> Vec<(&Step, &Progress)> {
         let beside = |other: &&PlannedStep| {
-            is_converge(&item.step)
-                && other.wave == item.wave
-                && matches!(other.step, Step::Restart { .. } | Step::Evict { .. })
+            is_converge(&item.step) && other.wave == item.wave && replaces_pods(&other.step)
         };
         self.steps
             .iter()
@@ -199,10 +196,13 @@ impl Run<'_> {
         item: &'a PlannedStep,
         restarts: &'a [(&'a Step, &'a Progress)],
     ) -> StepContext<'a> {
-        let proves = |step: &Step| match step {
-            Step::AwaitUnused { revision, .. } => Some(revision) == removed_revision(&item.step),
-            _ => false,
-        };
+        let unused_proof = removed_revision(&item.step).and_then(|removed| {
+            let mut searches = self
+                .steps
+                .iter()
+                .filter_map(|other| user_search(&other.step));
+            searches.find(|search| search.revision == removed)
+        });
         StepContext {
             operation: self.claim.operation,
             number: item.number,
@@ -210,13 +210,14 @@ impl Run<'_> {
             progress: &item.progress,
             restarts,
             former_stamps: &self.former_stamps,
-            unused_proof: self
-                .steps
-                .iter()
-                .map(|other| &other.step)
-                .find(|step| proves(step)),
+            unused_proof,
         }
     }
+}
+
+/// Returns true for the steps that a search for workloads adds to its wave.
+fn replaces_pods(step: &Step) -> bool {
+    matches!(step, Step::Restart { .. } | Step::Evict { .. })
 }
 
 fn is_converge(step: &Step) -> bool {

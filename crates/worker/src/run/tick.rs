@@ -85,19 +85,13 @@ impl Run<'_> {
                 Decision::AddRestarts(restarts) => {
                     (added, excluded) = self.number_restarts(item.wave, restarts);
                 }
-                Decision::Pause(met) if self.stand_aside(item, &met).is_some() => {
-                    facts.extend(
-                        self.stand_aside(item, &met)
-                            .map(|event| (item.number, event)),
-                    );
-                }
                 Decision::Pause(met) => {
-                    facts.push((
-                        item.number,
-                        StepEvent::Failed {
-                            problem: met.clone(),
-                        },
-                    ));
+                    if let Some(event) = self.stand_aside(item, &met) {
+                        facts.push((item.number, event));
+                        continue;
+                    }
+                    let problem = met.clone();
+                    facts.push((item.number, StepEvent::Failed { problem }));
                     blocked.push((index, met));
                 }
                 Decision::Stop => return Ok(LoopControl::Ended(RunEnd::LeaseLost)),
