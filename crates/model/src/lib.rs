@@ -24,6 +24,7 @@ pub mod plan;
 pub mod problem;
 pub mod quota;
 pub mod release;
+pub mod rollout;
 pub mod rules;
 pub mod switch;
 pub mod upgrade;
