@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use meshwright_model::Clock;
+use meshwright_model::operation::OperationKind;
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::Verb;
+use meshwright_store::{ClaimFilter, OperationUpdate};
 use meshwright_testkit::world::Cut;
 use meshwright_testkit::{Fleet, WorkerThread};
 use serde_json::json;
@@ -90,4 +93,42 @@ async fn a_database_that_fails_while_the_mesh_is_opened_asks_nobody() {
         "prechecking",
         "it is tried again, not paused"
     );
+}
+
+/// A large workload replaces its pods for hours. Each look shows more of them, while workers come and go.
+#[tokio::test]
+async fn a_wait_for_something_else_than_before_is_progress() {
+    let fleet = Fleet::new().await;
+    fleet
+        .queue_operation(OperationKind::Restart, json!(null))
+        .await;
+    let any = ClaimFilter::any_operation();
+    let claim = || {
+        fleet
+            .db
+            .worker
+            .claim_operation("dies", Duration::ZERO, &any)
+    };
+    for number in 1..=9 {
+        let claim = claim().await.expect("an answer").expect("it is due");
+        assert_eq!(claim.claims_without_progress(), number);
+    }
+    let last = claim().await.expect("an answer").expect("it is due");
+    let seen = OperationUpdate {
+        waiting_for: Some(Some("3 of 8 pods are new".into())),
+        ..OperationUpdate::default()
+    };
+    let mut tx = fleet
+        .db
+        .worker
+        .begin(last.tenant)
+        .await
+        .expect("a transaction");
+    tx.operations()
+        .record_operation_update(&last, &seen, fleet.clock.now())
+        .await
+        .expect("the claim is valid");
+    tx.commit().await.expect("a commit");
+    let next = claim().await.expect("an answer").expect("it is due");
+    assert_eq!(next.claims_without_progress(), 1);
 }

@@ -26,8 +26,8 @@ pub struct Claim {
     pub costly: bool,
     /// Hosting cluster of the operation's mesh, if it has a mesh.
     pub hosting: Option<HostingClusterId>,
-    /// Number of claims in a row, this one included, that recorded no step event and were not given
-    /// back in order.
+    /// Number of claims in a row, this one included, that recorded neither a step event nor a new
+    /// reason to wait, and were not given back in order.
     pub claims: i32,
     /// Number of the earlier ones among these claims that ended in an error.
     pub errors: i32,

@@ -123,7 +123,9 @@ impl OperationQueries<'_, '_> {
     ) -> Result<(), StoreError> {
         let held = sqlx::query!(
             // A step event is progress, and a signal comes from a person, so both restart the count
-            // of claims. Restarts are limited, because a plan has a finite number of step events.
+            // of claims. A wait for something else than before is progress too: a large workload
+            // replaces its pods for hours without an event. An operation that stops its worker does
+            // so before its next record.
             "UPDATE work_queue SET seen_seq = coalesce($3, seen_seq),
                  claims = CASE WHEN $4 THEN 0 ELSE claims END, errors = CASE WHEN $4 THEN 0 ELSE errors END,
                  lease_until = clock_timestamp() + make_interval(secs => $5)
@@ -131,7 +133,9 @@ impl OperationQueries<'_, '_> {
             claim.operation.0,
             claim.epoch,
             record.seen_signal_seq,
-            !record.step_events.is_empty() || record.seen_signal_seq.is_some(),
+            !record.step_events.is_empty()
+                || record.seen_signal_seq.is_some()
+                || matches!(record.waiting_for, Some(Some(_))),
             claim.lease.as_secs_f64()
         )
         .execute(&mut *self.tx.inner)
