@@ -9,8 +9,10 @@ use crate::{Name, RevisionName};
 
 mod display;
 mod former_pods;
+pub mod rollout;
 
 pub use former_pods::FormerPods;
+use rollout::{OnFailure, RestartLimits, WorkloadSelection};
 
 /// Thing in one cluster that a step moves from one value to another.
 ///
@@ -159,8 +161,23 @@ pub enum Step {
         /// Namespaces whose workloads are restarted, each with its member; `None` for all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         namespaces: Option<Vec<(Name, String)>>,
+        /// Workloads that are restarted; `None` for all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        selection: Option<WorkloadSelection>,
         /// Number of workloads whose restart may fail before no further restart begins; at least 1.
         max_failures: usize,
+        /// Limits of the restarts that are under way at once.
+        #[serde(default)]
+        limits: RestartLimits,
+        /// What the step does when only workloads are left that cannot be restarted.
+        #[serde(default)]
+        on_failure: OnFailure,
+    },
+    /// Waits between two waves of a roll-out, so that faults of the new sidecar can show. If the wave
+    /// before it restarted nothing, there is nothing to wait for.
+    Soak {
+        /// Length of the wait in seconds, counted from the end of the wave.
+        seconds: u32,
     },
     /// Evicts a pod that no workload owns which we can restart. Its controller creates it again.
     Evict {
@@ -320,7 +337,10 @@ impl Step {
             | Self::Probe { member, .. }
             | Self::AwaitGone { member }
             | Self::LeaveBehind { member } => Some(member),
-            Self::Converge { .. } | Self::AwaitReady { .. } | Self::AwaitUnused { .. } => None,
+            Self::Converge { .. }
+            | Self::Soak { .. }
+            | Self::AwaitReady { .. }
+            | Self::AwaitUnused { .. } => None,
         }
     }
 
@@ -335,6 +355,7 @@ impl Step {
                 workload: workload.clone(),
             }),
             Self::Converge { .. }
+            | Self::Soak { .. }
             | Self::Evict { .. }
             | Self::Probe { .. }
             | Self::AwaitReady { .. }

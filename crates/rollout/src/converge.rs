@@ -45,7 +45,7 @@ pub struct Goal<'a> {
 }
 
 impl Goal<'_> {
-    fn has_too_many_failures(&self) -> bool {
+    pub(crate) fn has_too_many_failures(&self) -> bool {
         self.failures >= self.max_failures
     }
 }

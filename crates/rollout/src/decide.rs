@@ -1,7 +1,7 @@
 //! Decides what the engine does next with a step: a pure function of the latest check and of how
 //! long the step has lasted.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use meshwright_model::operation::Problem;
 use meshwright_model::plan::{Stamp, Step, Target};
 use meshwright_model::problem::ProblemCode;
@@ -51,7 +51,8 @@ impl Timeouts {
     pub fn min_check_interval(&self, step: &Step) -> SignedDuration {
         match step {
             // A disruption budget may refuse an eviction for minutes.
-            Step::Evict { .. }
+            Step::Soak { .. }
+            | Step::Evict { .. }
             | Step::Restart {
                 stamp: Stamp::Evict,
                 ..
@@ -108,6 +109,13 @@ pub enum Decision {
     },
     /// Check again later, for this reason.
     Wait(String),
+    /// Check again at this time, for this reason.
+    WaitUntil {
+        /// Reason for the wait, in words for the user.
+        reason: String,
+        /// Time of the next check.
+        until: Timestamp,
+    },
     /// Add these restarts to the plan.
     AddRestarts(Vec<NewRestart>),
     /// Pause the operation with this problem, because a person has to act.
@@ -141,15 +149,19 @@ pub fn decide(
             version: mark,
         },
         Ok(StepCheck::Blocked(problem)) => Decision::Pause(problem),
+        Ok(StepCheck::WaitUntil { reason, until }) => Decision::WaitUntil { reason, until },
         Ok(StepCheck::Restarts(restarts)) => Decision::AddRestarts(restarts),
         // A pod that is just ending, or a short refusal, must not pause a whole roll-out.
-        Ok(StepCheck::Partial(problem))
-            if run.partial_seen.0 >= PARTIAL_SAMPLES
-                && run.partial_seen.1 >= patience.partial_min_span =>
-        {
-            Decision::Pause(problem)
+        Ok(StepCheck::Partial { problem, goes_on }) => {
+            let (samples, over) = run.partial_seen;
+            if samples < PARTIAL_SAMPLES || over < patience.partial_min_span {
+                Decision::Wait(problem.message)
+            } else if goes_on {
+                Decision::Done
+            } else {
+                Decision::Pause(problem)
+            }
         }
-        Ok(StepCheck::Partial(problem)) => Decision::Wait(problem.message),
         Ok(StepCheck::Waiting(reason) | StepCheck::Replacing { reason, .. })
             if run.waited > patience.for_step(step) =>
         {
@@ -243,7 +255,7 @@ fn timeout_problem(step: &Step, reason: &str) -> Problem {
             ProblemCode::DryRunFailed,
             "Look at the webhooks of the member, then retry, or roll back.",
         ),
-        Step::Set { .. } | Step::LeaveBehind { .. } => {
+        Step::Set { .. } | Step::Soak { .. } | Step::LeaveBehind { .. } => {
             (ProblemCode::StepTimedOut, "Retry, or roll back.")
         }
     };

@@ -2,8 +2,8 @@
 //! order in which they run.
 
 use meshwright_model::Name;
-use meshwright_model::observation::Observation;
-use meshwright_model::plan::{FormerPods, InjectionRequest, Plan, Sidecar, Step, Target};
+use meshwright_model::plan::{InjectionRequest, Sidecar, Step, Target};
+use meshwright_model::rollout::RolloutPolicy;
 use meshwright_model::upgrade::LabelPolicy;
 use meshwright_model::version::{RevisionName, Version};
 
@@ -13,17 +13,12 @@ pub mod in_place;
 pub mod lifecycle;
 pub mod precheck;
 pub mod rollback;
+mod waves;
 
 pub use meshwright_model::observation::TAGS;
 
 /// Revision tags that a promotion moves, in this order.
 const PROMOTED_TAGS: [&str; 2] = ["stable", "default"];
-
-/// Number of workloads whose restart may fail in a roll-out of any size, before no further restart
-/// begins.
-const MIN_FAILURES: usize = 3;
-/// Number of workloads for which one more restart may fail: a tenth of a large mesh.
-const WORKLOADS_PER_FAILURE: usize = 10;
 
 /// Value of targets that are either present or absent.
 const PRESENT: &str = "present";
@@ -63,6 +58,9 @@ pub struct MeshTopology {
     pub max_concurrent_restarts: usize,
     /// Policy for namespaces whose label names the old revision: relabel, alias or block.
     pub label_policy: LabelPolicy,
+    /// Waves and limits of the restarts. The waves are those of a roll-out or of a restart of the
+    /// mesh; the limits hold in a move and in a rollback too.
+    pub rollout: RolloutPolicy,
 }
 
 /// A member's name and the name of a namespace in it.
@@ -130,29 +128,6 @@ fn await_unused_step(line: &ControlPlane) -> Step {
         left_behind: Vec::new(),
         own_tags: true,
     }
-}
-
-/// Builds the wave that replaces pods until none is left. The step adds the restarts to its wave.
-fn with_converge_wave(
-    plan: Plan,
-    layout: &MeshTopology,
-    survey: &Observation,
-    (off, outdated): (Option<FormerPods>, bool),
-    namespaces: Option<&[NamespaceKey]>,
-) -> Plan {
-    let workloads = survey
-        .members
-        .iter()
-        .flat_map(|member| &member.namespaces)
-        .map(|namespace| namespace.workloads.len())
-        .sum::<usize>();
-    let converge = Step::Converge {
-        off,
-        outdated,
-        namespaces: namespaces.map(<[NamespaceKey]>::to_vec),
-        max_failures: MIN_FAILURES.max(workloads / WORKLOADS_PER_FAILURE),
-    };
-    plan.with_limited_wave("restarts", layout.max_concurrent_restarts, [converge])
 }
 
 /// Builds a dry run of a pod that a control plane has to inject.

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use meshwright_model::Name;
 use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{Problem, Progress};
@@ -27,6 +28,7 @@ mod converge;
 mod eviction;
 mod restart;
 mod set;
+mod soak;
 
 /// Result of the check of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,10 +53,22 @@ pub enum StepCheck {
         /// than before is progress.
         replaced: usize,
     },
+    /// No action is possible before this time.
+    WaitUntil {
+        /// Reason for the wait, in words for the user.
+        reason: String,
+        /// Time at which the step can go on.
+        until: Timestamp,
+    },
     /// These restarts have to be added to the plan.
     Restarts(Vec<NewRestart>),
     /// The step can do no more, and this is left. Changes in the cluster may still solve it.
-    Partial(Problem),
+    Partial {
+        /// Names what is left.
+        problem: Problem,
+        /// True if the next wave begins without what is left.
+        goes_on: bool,
+    },
     /// The target is in a state that the plan did not expect. The step writes nothing.
     Blocked(Problem),
 }
@@ -70,8 +84,11 @@ pub struct StepContext<'a> {
     pub step: &'a Step,
     /// Progress of the step, summed up from its step events.
     pub progress: &'a Progress,
-    /// Restarts in the wave of a [`Step::Converge`], in the order in which they were added; empty
-    /// for other steps.
+    /// Time of the check.
+    pub now: Timestamp,
+    /// Restarts that a [`Step::Converge`] has added to its wave or to an earlier one, in the order in
+    /// which they were added; for a [`Step::Soak`] those of the wave before it. Empty for other
+    /// steps.
     pub restarts: &'a [(&'a Step, &'a Progress)],
     /// Restart stamps from before the upgrade, which a rollback restores.
     pub former_stamps: &'a BTreeMap<WorkloadKey, Option<String>>,
@@ -125,7 +142,10 @@ impl StepContext<'_> {
                 off,
                 outdated,
                 namespaces,
+                selection,
                 max_failures,
+                on_failure,
+                limits: _,
             } => {
                 let goal = Goal {
                     off: off.as_ref(),
@@ -133,8 +153,14 @@ impl StepContext<'_> {
                     max_failures: *max_failures,
                     failures: self.count_failures(),
                 };
-                converge::check(self, world, &goal, namespaces.as_deref()).await
+                let scope = converge::Scope {
+                    namespaces: namespaces.as_deref(),
+                    selection: selection.as_ref(),
+                    on_failure: *on_failure,
+                };
+                converge::check(self, world, &goal, &scope).await
             }
+            Step::Soak { seconds } => Ok(soak::check(self, *seconds)),
             Step::Probe {
                 member,
                 asks,
@@ -202,6 +228,7 @@ impl StepContext<'_> {
                     .await
             }
             Step::Converge { .. }
+            | Step::Soak { .. }
             | Step::Probe { .. }
             | Step::AwaitReady { .. }
             | Step::AwaitUnused { .. }
@@ -350,41 +377,4 @@ fn summarize_list(list: &[String]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use meshwright_model::operation::StepEvent;
-
-    use super::*;
-
-    #[test]
-    fn retried_restart_gets_a_new_stamp() {
-        let step = Step::AwaitGone {
-            member: "c1".parse().expect("a name"),
-        };
-        let mut progress = Progress::default();
-        let operation: OperationId = format!("op_{:026}", 1).parse().expect("an id");
-        let stamp = |progress: &Progress, stamp: &Stamp| {
-            StepContext {
-                operation,
-                number: 3,
-                step: &step,
-                progress,
-                restarts: &[],
-                former_stamps: &BTreeMap::new(),
-                unused_proof: None,
-            }
-            .restart_stamp(stamp)
-        };
-        let former = Stamp::Former {
-            value: Some("before".into()),
-        };
-        assert_eq!(stamp(&progress, &former).as_deref(), Some("before"));
-        progress.apply_event(&StepEvent::Retried);
-        let again = stamp(&progress, &former);
-        assert_eq!(again, stamp(&progress, &Stamp::Fresh));
-        assert_ne!(
-            again.as_deref(),
-            Some("before"),
-            "the workload would not be restarted again"
-        );
-    }
-}
+mod tests;

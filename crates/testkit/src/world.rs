@@ -124,6 +124,8 @@ struct State {
     version: u64,
     write_attempts: u64,
     push_count: u64,
+    /// Largest number of workloads whose pods were being replaced at one time.
+    max_restarting: usize,
     cut: Option<(u64, Cut)>,
     cut_reached: bool,
     call_delay: Duration,
@@ -332,6 +334,8 @@ impl State {
             && let Some(known) = self.workloads.get_mut(&(member.clone(), workload.clone()))
         {
             known.outdated = known.pods.len();
+            let restarting = self.workloads.values().filter(|of| of.outdated > 0).count();
+            self.max_restarting = self.max_restarting.max(restarting);
         }
         self.record_write(target, None, (from, to), permit);
         Ok(())

@@ -9,6 +9,7 @@ use meshwright_model::observation::{Observation, foreign_istio_problem};
 use meshwright_model::operation::{OperationKind, Problem};
 use meshwright_model::plan::{Plan, Step, Target};
 use meshwright_model::problem::ProblemCode;
+use meshwright_model::rollout::RolloutPolicy;
 use meshwright_rollout::plan::{
     ControlPlane, MeshTopology, NamespaceKey, canary, data_plane, in_place, lifecycle, rollback,
 };
@@ -26,6 +27,12 @@ pub(crate) enum PlanError {
     Lost(ClusterError),
     /// A problem that a person has to solve.
     Problem(Problem),
+}
+
+impl From<Problem> for PlanError {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
 }
 
 impl From<ClusterError> for PlanError {
@@ -46,6 +53,13 @@ struct SetInjectionArguments {
     member: Name,
     namespace: String,
     label: Option<String>,
+}
+
+/// Arguments of an operation of the kind `restart`.
+#[derive(Debug, Default, Deserialize)]
+struct RestartArguments {
+    #[serde(default)]
+    policy: RolloutPolicy,
 }
 
 /// Steps that the stages of an upgrade have started, with their captures, oldest first.
@@ -77,10 +91,7 @@ pub(crate) async fn build_plan(
             };
             with_current_values(plan, world, chosen).await
         }
-        Kind::Restart => Ok(data_plane::plan_restart(
-            layout,
-            &world.observe_mesh().await?,
-        )),
+        Kind::Restart => plan_restart(operation, layout, world).await,
         Kind::SetInjection => plan_injection_change(operation, &world.observe_mesh().await?),
         Kind::Deploy => Ok(if is_canary(layout)? {
             canary::plan_deploy(layout, require_target(layout)?)
@@ -283,8 +294,30 @@ fn is_canary(layout: &MeshTopology) -> Result<bool, PlanError> {
     Ok(require_target(layout)?.revision != layout.current.revision)
 }
 
+/// Plans a restart of the mesh with the policy that was asked for.
+async fn plan_restart(
+    operation: &Operation,
+    layout: &MeshTopology,
+    world: &dyn MeshClusters,
+) -> Result<Plan, PlanError> {
+    let layout = MeshTopology {
+        rollout: restart_policy(operation)?,
+        ..layout.clone()
+    };
+    let survey = world.observe_mesh().await?;
+    Ok(data_plane::plan_restart(&layout, &survey))
+}
+
+/// Returns the policy of a restart.
+fn restart_policy(operation: &Operation) -> Result<RolloutPolicy, Problem> {
+    if operation.arguments.is_null() {
+        return Ok(RolloutPolicy::default());
+    }
+    parse_arguments::<RestartArguments>(operation).map(|arguments| arguments.policy)
+}
+
 /// Parses the arguments of an operation.
-fn parse_arguments<T: serde::de::DeserializeOwned>(operation: &Operation) -> Result<T, PlanError> {
+fn parse_arguments<T: serde::de::DeserializeOwned>(operation: &Operation) -> Result<T, Problem> {
     let unknown = |_| {
         Problem::new(
             ProblemCode::UnknownArguments,
@@ -292,8 +325,7 @@ fn parse_arguments<T: serde::de::DeserializeOwned>(operation: &Operation) -> Res
             "It was written by a newer server: upgrade this one.",
         )
     };
-    serde_json::from_value(operation.arguments.clone())
-        .map_err(|error| PlanError::Problem(unknown(error)))
+    serde_json::from_value(operation.arguments.clone()).map_err(unknown)
 }
 
 /// Returns the labels that namespaces had before they were moved to the canary.

@@ -68,12 +68,17 @@ impl std::fmt::Display for Step {
                 let name = pod.split('/').next().unwrap_or_default();
                 write!(f, "evict pod {namespace}/{name} in {member}")
             }
-            Self::Converge {
-                off: Some(former), ..
-            } => write!(f, "restart every workload that has pods of {former}"),
-            Self::Converge { off: None, .. } => {
-                write!(f, "restart every workload that has outdated pods")
+            Self::Converge { off, selection, .. } => {
+                let which = match off {
+                    Some(former) => format!("every workload that has pods of {former}"),
+                    None => "every workload that has outdated pods".to_owned(),
+                };
+                match selection {
+                    Some(chosen) => write!(f, "restart {which}, within {}", chosen.describe()),
+                    None => write!(f, "restart {which}"),
+                }
             }
+            Self::Soak { seconds } => write!(f, "wait {seconds} s before the next wave"),
             Self::Probe {
                 member,
                 asks: InjectionRequest::Rev(value),

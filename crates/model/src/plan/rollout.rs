@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::WorkloadRef;
+use super::WorkloadRef;
 use crate::{Name, closed_set};
 
 /// Maximum number of waves in a policy.
@@ -149,9 +149,9 @@ impl RolloutPolicy {
     }
 
     /// Returns the number of the wave that restarts a workload, from 0; the last one is the number
-    /// of listed waves.
-    pub fn wave_of(&self, cluster: &Name, workload: &WorkloadRef) -> usize {
-        let chosen = |wave: &RolloutWave| wave.selection.includes(cluster, workload);
+    /// of listed waves. `of_mesh` is true for a workload in the mesh's own namespace.
+    pub fn wave_of(&self, cluster: &Name, workload: &WorkloadRef, of_mesh: bool) -> usize {
+        let chosen = |wave: &RolloutWave| wave.selection.includes(cluster, workload, of_mesh);
         let wave = self.waves.iter().position(chosen);
         wave.unwrap_or(self.waves.len())
     }
@@ -196,10 +196,13 @@ impl RolloutWave {
 }
 
 impl WorkloadSelection {
-    /// Returns true for a workload that meets every condition.
-    pub fn includes(&self, cluster: &Name, workload: &WorkloadRef) -> bool {
+    /// Returns true for a workload that meets every condition. One in the mesh's own namespace, such
+    /// as a gateway, comes last: it is chosen only if its namespace or the workload itself is named.
+    pub fn includes(&self, cluster: &Name, workload: &WorkloadRef, of_mesh: bool) -> bool {
         let listed = |of: &SelectedWorkload| of.cluster == *cluster && of.workload == *workload;
-        (self.clusters.is_empty() || self.clusters.contains(cluster))
+        let named = !self.namespaces.is_empty() || !self.workloads.is_empty();
+        (named || !of_mesh)
+            && (self.clusters.is_empty() || self.clusters.contains(cluster))
             && (self.namespaces.is_empty() || self.namespaces.contains(&workload.namespace))
             && (self.workloads.is_empty() || self.workloads.iter().any(listed))
             && self
@@ -281,7 +284,7 @@ mod tests {
             let within = [10, 20, 50].map(|percent| {
                 share(percent)
                     .selection
-                    .includes(&cluster(), &workload(number))
+                    .includes(&cluster(), &workload(number), false)
             });
             assert!(within[0] <= within[1] && within[1] <= within[2]);
             for (count, within) in counts.iter_mut().zip(within) {
@@ -306,10 +309,17 @@ mod tests {
             waves: vec![first, share(100)],
             ..RolloutPolicy::default()
         };
-        assert_eq!(policy.wave_of(&cluster(), &workload(1)), 0);
-        assert_eq!(policy.wave_of(&cluster(), &workload(2)), 1);
+        assert_eq!(policy.wave_of(&cluster(), &workload(1), false), 0);
+        assert_eq!(policy.wave_of(&cluster(), &workload(2), false), 1);
+        let gateway = policy.wave_of(&cluster(), &workload(2), true);
+        assert_eq!(gateway, 2, "a share leaves the mesh's own namespace out");
         assert_eq!(
-            RolloutPolicy::default().wave_of(&cluster(), &workload(2)),
+            policy.wave_of(&cluster(), &workload(1), true),
+            0,
+            "it is named"
+        );
+        assert_eq!(
+            RolloutPolicy::default().wave_of(&cluster(), &workload(2), false),
             0
         );
     }

@@ -10,7 +10,8 @@ use meshwright_model::upgrade::LabelPolicy;
 
 use super::{
     ControlPlane, MeshTopology, NamespaceKey, TAGS, change_step, create_step, probe_step_for,
-    set_step, tag_target, with_converge_wave,
+    set_step, tag_target,
+    waves::{ReplacedPods, with_restart_wave, with_restart_waves},
 };
 
 /// Label that names a revision or a revision tag.
@@ -64,7 +65,12 @@ pub fn plan_namespace_move(
             label_value(&namespace.labels)
         }
     });
-    with_converge_wave(plan, layout, survey, (None, true), Some(chosen))
+    let pods = ReplacedPods {
+        off: None,
+        outdated: true,
+        namespaces: Some(chosen),
+    };
+    with_restart_wave(plan, layout, survey, &pods)
 }
 
 /// Plans the roll-out: restarts each workload that has pods of the old revision. Namespaces whose
@@ -114,7 +120,12 @@ pub fn plan_roll(
         revision: layout.current.revision.clone(),
         image: None,
     });
-    with_converge_wave(plan, layout, survey, (off, true), None)
+    let pods = ReplacedPods {
+        off,
+        outdated: true,
+        namespaces: None,
+    };
+    with_restart_waves(plan, layout, survey, &pods)
 }
 
 /// Returns true for a name of the old revision that the roll-out points to the new one: an alias
@@ -150,7 +161,12 @@ pub fn plan_restart(layout: &MeshTopology, survey: &Observation) -> Plan {
     let plan = Plan::default()
         .with_wave("tags that were removed", tags)
         .with_wave("dry runs through these tags", proofs);
-    with_converge_wave(plan, layout, survey, (None, true), None)
+    let pods = ReplacedPods {
+        off: None,
+        outdated: true,
+        namespaces: None,
+    };
+    with_restart_waves(plan, layout, survey, &pods)
 }
 
 /// Builds the wave that changes namespace labels. `choose` returns the label that a namespace is to

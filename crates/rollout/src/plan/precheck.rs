@@ -306,6 +306,7 @@ mod tests {
                 target: None,
                 max_concurrent_restarts: 1,
                 label_policy: LabelPolicy::Block,
+                rollout: meshwright_model::rollout::RolloutPolicy::default(),
             };
             let mut evidence = PrecheckInput::default();
             evidence.survey.members.push(member);

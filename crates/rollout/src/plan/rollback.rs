@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use meshwright_model::observation::Observation;
 use meshwright_model::plan::{FormerPods, Plan, Step, Target};
 
-use super::{ControlPlane, MeshTopology, TAGS, probe_step_for, with_converge_wave};
+use super::waves::{ReplacedPods, with_restart_wave};
+use super::{ControlPlane, MeshTopology, TAGS, probe_step_for};
 use crate::converge::WorkloadKey;
 use crate::step::undo;
 
@@ -51,7 +52,12 @@ pub fn plan_rollback(
     let plan = if layout.current.sidecar() == target.sidecar() {
         plan
     } else {
-        with_converge_wave(plan, layout, survey, (Some(new), false), None)
+        let pods = ReplacedPods {
+            off: Some(new),
+            outdated: false,
+            namespaces: None,
+        };
+        with_restart_wave(plan, layout, survey, &pods)
     };
     if canary {
         plan.with_wave("nothing uses the new revision", unused)

@@ -7,6 +7,7 @@ use meshwright_model::observation::{
     MemberObservation, NamespaceObservation, Observation, WorkloadObservation,
 };
 use meshwright_model::plan::{Plan, WorkloadKind, WorkloadRef};
+use meshwright_model::rollout::RolloutPolicy;
 use meshwright_model::upgrade::LabelPolicy;
 
 use super::precheck::{PrecheckInput, SkewRule};
@@ -33,6 +34,7 @@ fn topology() -> MeshTopology {
         target: Some(control_plane("1.27.9.1")),
         max_concurrent_restarts: 4,
         label_policy: LabelPolicy::Relabel,
+        rollout: RolloutPolicy::default(),
     }
 }
 

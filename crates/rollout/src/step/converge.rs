@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use meshwright_model::injection::{Injection, injected_by};
 use meshwright_model::observation::{MemberObservation, NamespaceObservation, WorkloadObservation};
 use meshwright_model::plan::{Stamp, Step};
+use meshwright_model::rollout::{OnFailure, WorkloadSelection};
 use meshwright_model::version::RevisionName;
 
 use super::{StepCheck, StepContext};
 use crate::converge::{
     Candidate, Goal, NextMove, OtherPod, RestartHistory, WorkloadKey, next_move,
 };
+use crate::plan::NamespaceKey;
 use crate::ports::{ClusterError, MeshClusters, NextPod, RevisionUser, UserKind, UserSearch};
 
 /// A workload of a look, with the place where it was found.
@@ -20,21 +22,43 @@ type FoundWorkload<'a> = (
     &'a WorkloadObservation,
 );
 
+/// Workloads that a search looks at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scope<'a> {
+    /// Namespaces, each with its member; `None` for all.
+    pub(super) namespaces: Option<&'a [NamespaceKey]>,
+    /// Workloads of the wave; `None` for all.
+    pub(super) selection: Option<&'a WorkloadSelection>,
+    /// What follows when only workloads are left that cannot be restarted.
+    pub(super) on_failure: OnFailure,
+}
+
+impl Scope<'_> {
+    /// Returns true if the search looks at every workload, and therefore also at pods that belong to
+    /// none.
+    fn is_whole(&self) -> bool {
+        self.selection.is_none()
+    }
+
+    fn includes(&self, (member, namespace, workload): &FoundWorkload<'_>) -> bool {
+        let at = &member.member;
+        let listed = |(of, name): &NamespaceKey| of == at && *name == namespace.name;
+        self.namespaces.is_none_or(|list| list.iter().any(listed))
+            && self
+                .selection
+                .is_none_or(|chosen| chosen.includes(at, &workload.workload, namespace.of_mesh))
+    }
+}
+
 /// Checks which workloads have to be restarted, and turns the answer into the result of the step.
 pub(super) async fn check(
     place: &StepContext<'_>,
     world: &dyn MeshClusters,
     goal: &Goal<'_>,
-    namespaces: Option<&[(meshwright_model::Name, String)]>,
+    scope: &Scope<'_>,
 ) -> Result<StepCheck, ClusterError> {
     let survey = world.observe_mesh().await?;
     let histories = place.restart_histories();
-    let chosen = |member: &MemberObservation, namespace: &NamespaceObservation| {
-        namespaces.is_none_or(|list| {
-            list.iter()
-                .any(|(at, name)| *at == member.member && *name == namespace.name)
-        })
-    };
     let found: Vec<FoundWorkload<'_>> = survey
         .members
         .iter()
@@ -45,12 +69,12 @@ pub(super) async fn check(
                 workloads.map(move |workload| (member, namespace, workload))
             })
         })
-        .filter(|(member, namespace, _)| chosen(member, namespace))
+        .filter(|found| scope.includes(found))
         .filter(|found| place.may_need_restart(goal, &histories, *found))
         .collect();
     let candidates = ask_candidates(place, world, &found).await?;
     let others = match goal.off {
-        Some(former) if former.image.is_none() && !place.has_open_restart() => {
+        Some(former) if former.image.is_none() && scope.is_whole() && !place.has_open_restart() => {
             let pods = list_other_pods(world, &former.revision).await?;
             pods.into_iter()
                 .map(|pod| place.with_eviction(pod))
@@ -69,7 +93,11 @@ pub(super) async fn check(
         NextMove::Restart(restarts) => StepCheck::Restarts(restarts),
         NextMove::Wait(reason) => StepCheck::Waiting(reason),
         NextMove::Done => StepCheck::Done,
-        NextMove::Partial(problem) => StepCheck::Partial(problem),
+        NextMove::Partial(problem) => StepCheck::Partial {
+            problem,
+            // Too many failures stop every wave: a broken release must not go on to the next one.
+            goes_on: scope.on_failure == OnFailure::Continue && !goal.has_too_many_failures(),
+        },
     })
 }
 

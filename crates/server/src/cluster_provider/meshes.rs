@@ -7,6 +7,7 @@ use meshwright_model::ids::{ClusterId, MeshId, TenantId};
 use meshwright_model::operation::Problem;
 use meshwright_model::problem::ProblemCode;
 use meshwright_model::release::Release;
+use meshwright_model::rollout::RolloutPolicy;
 use meshwright_model::upgrade::LabelPolicy;
 use meshwright_model::version::Version;
 use meshwright_rollout::plan::{ControlPlane, MeshTopology};
@@ -107,6 +108,7 @@ impl KubernetesClusterProvider {
                 .transpose()?,
             max_concurrent_restarts: self.max_concurrent_restarts,
             label_policy: LabelPolicy::Relabel,
+            rollout: RolloutPolicy::default(),
         };
         let authority = Authority::from_stored(&authority).map_err(|_| {
             Problem::new(

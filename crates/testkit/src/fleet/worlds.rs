@@ -8,6 +8,7 @@ use meshwright_model::Clock;
 use meshwright_model::ids::{ClusterId, MeshId, TenantId};
 use meshwright_model::leftover::{AccountRemoval, Leftover};
 use meshwright_model::operation::Problem;
+use meshwright_model::rollout::RolloutPolicy;
 use meshwright_model::upgrade::LabelPolicy;
 use meshwright_rollout::plan::{ControlPlane, MeshTopology};
 use meshwright_rollout::ports::{AccountPresence, MeshClusters};
@@ -73,6 +74,7 @@ impl ClusterProvider for FakeClusterProvider {
             target: mesh.target.map(line),
             max_concurrent_restarts: self.max_concurrent_restarts,
             label_policy: LabelPolicy::Relabel,
+            rollout: RolloutPolicy::default(),
         };
         Ok((Arc::new(self.clusters_of(tenant).0.clone()), layout))
     }

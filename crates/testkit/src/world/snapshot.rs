@@ -21,6 +21,11 @@ impl FakeClusters {
         self.lock().push_count
     }
 
+    /// Returns the largest number of workloads whose pods were being replaced at one time.
+    pub fn max_restarting(&self) -> usize {
+        self.lock().max_restarting
+    }
+
     /// Returns the whole state as text for comparisons: values, labels, stamps and the sidecars of
     /// live pods.
     pub fn snapshot(&self) -> String {

@@ -53,6 +53,7 @@ fn goal_digest(item: &PlannedStep) -> Option<Digest> {
         Step::Set { to, .. } => to.as_deref(),
         Step::Restart { wanted, .. } => Some(wanted.image.as_str()),
         Step::Converge { .. }
+        | Step::Soak { .. }
         | Step::Evict { .. }
         | Step::Probe { .. }
         | Step::AwaitReady { .. }

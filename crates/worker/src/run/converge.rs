@@ -1,10 +1,14 @@
 //! Keeps a roll-out going while single workloads cannot be restarted: chooses the steps of a round,
 //! adds the restarts that a look found, and lets a failed restart stand aside.
 
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
+use meshwright_model::Name;
 use meshwright_model::operation::{OperationKind, Problem, Progress, StepEvent};
 use meshwright_model::plan::{Step, Target};
 use meshwright_model::problem::ProblemCode;
+use meshwright_model::rollout::RestartLimits;
 use meshwright_rollout::converge::NewRestart;
 use meshwright_rollout::step::{StepContext, removed_revision, user_search};
 use meshwright_store::{NewStep, PlannedStep, StoreError};
@@ -17,7 +21,7 @@ const LOOK_INTERVAL_DURING_RESTARTS: SignedDuration = SignedDuration::from_secs(
 
 impl Run<'_> {
     /// Returns the steps to check in this round: the search for workloads, then the steps in
-    /// progress, then new ones up to the limit of the wave.
+    /// progress, then new ones up to the limits of the wave.
     pub(super) fn steps_to_check(&self) -> Vec<usize> {
         let open = |item: &&PlannedStep| !self.is_closed(item);
         let Some(wave) = self.steps.iter().filter(open).map(|item| item.wave).min() else {
@@ -33,8 +37,46 @@ impl Run<'_> {
             .filter(|index| self.steps[*index].wave == wave && !self.is_closed(&self.steps[*index]))
             .partition(|index| is_converge(&self.steps[*index].step));
         chosen.sort_by_key(|index| !self.steps[*index].progress.is_started());
-        chosen.truncate(width);
-        looks.into_iter().chain(chosen).collect()
+        let limits = self.restart_limits(&looks);
+        looks
+            .into_iter()
+            .chain(self.within_limits(chosen, width, limits))
+            .collect()
+    }
+
+    /// Returns the limits of the search for workloads among these steps; no limits without one.
+    fn restart_limits(&self, looks: &[usize]) -> RestartLimits {
+        let limits = looks
+            .iter()
+            .find_map(|index| match &self.steps[*index].step {
+                Step::Converge { limits, .. } => Some(*limits),
+                _ => None,
+            });
+        limits.unwrap_or_default()
+    }
+
+    /// Takes the first steps of which no cluster and no namespace has more than its limit.
+    fn within_limits(&self, chosen: Vec<usize>, width: usize, limits: RestartLimits) -> Vec<usize> {
+        let (mut by_cluster, mut by_namespace) = (BTreeMap::new(), BTreeMap::new());
+        let fits = |index: &usize| {
+            let Some((member, namespace)) = place_of_pods(&self.steps[*index].step) else {
+                return true;
+            };
+            let in_cluster: &mut u32 = by_cluster.entry(member.clone()).or_default();
+            let in_namespace: &mut u32 = by_namespace
+                .entry((member.clone(), namespace.to_owned()))
+                .or_default();
+            let full = |count: u32, limit: Option<u32>| limit.is_some_and(|limit| count >= limit);
+            if full(*in_cluster, limits.max_concurrent_per_cluster)
+                || full(*in_namespace, limits.max_concurrent_per_namespace)
+            {
+                return false;
+            }
+            *in_cluster += 1;
+            *in_namespace += 1;
+            true
+        };
+        chosen.into_iter().filter(fits).take(width).collect()
     }
 
     /// Returns true for a step on which no more work follows, unless a person asks for it.
@@ -118,9 +160,14 @@ impl Run<'_> {
             let beside = |item: &&PlannedStep| {
                 item.wave == search.wave && matches!(item.step, Step::Restart { .. })
             };
-            let failed =
-                |item: &&PlannedStep| item.progress.failed.is_some() && !item.progress.is_closed();
-            let failures = self.steps.iter().filter(beside).filter(failed).count();
+            // Failures of earlier waves count too.
+            let failed = |item: &&PlannedStep| {
+                replaces_pods(&item.step)
+                    && item.wave <= search.wave
+                    && item.progress.failed.is_some()
+                    && !item.progress.is_closed()
+            };
+            let failures = self.steps.iter().filter(failed).count();
             if failures < *max_failures {
                 continue;
             }
@@ -177,15 +224,20 @@ impl Run<'_> {
         }));
     }
 
-    /// Returns the restarts that a search for workloads has added to its wave; empty for other
-    /// steps.
-    pub(super) fn restarts_beside(&self, item: &PlannedStep) -> Vec<(&Step, &Progress)> {
-        let beside = |other: &&PlannedStep| {
-            is_converge(&item.step) && other.wave == item.wave && replaces_pods(&other.step)
+    /// Returns the restarts that a search for workloads has added to its wave and to earlier ones,
+    /// and for a soak those of the wave before it; empty for other steps.
+    pub(super) fn restarts_before(&self, item: &PlannedStep) -> Vec<(&Step, &Progress)> {
+        let before = |other: &&PlannedStep| {
+            let belongs = match item.step {
+                Step::Converge { .. } => other.wave <= item.wave,
+                Step::Soak { .. } => other.wave + 1 == item.wave,
+                _ => false,
+            };
+            belongs && replaces_pods(&other.step)
         };
         self.steps
             .iter()
-            .filter(beside)
+            .filter(before)
             .map(|other| (&other.step, &other.progress))
             .collect()
     }
@@ -208,6 +260,7 @@ impl Run<'_> {
             number: item.number,
             step: &item.step,
             progress: &item.progress,
+            now: self.now(),
             restarts,
             former_stamps: &self.former_stamps,
             unused_proof,
@@ -218,6 +271,19 @@ impl Run<'_> {
 /// Returns true for the steps that a search for workloads adds to its wave.
 fn replaces_pods(step: &Step) -> bool {
     matches!(step, Step::Restart { .. } | Step::Evict { .. })
+}
+
+/// Returns the cluster and the namespace whose pods a step replaces.
+fn place_of_pods(step: &Step) -> Option<(&Name, &str)> {
+    match step {
+        Step::Restart {
+            member, workload, ..
+        } => Some((member, &workload.namespace)),
+        Step::Evict {
+            member, namespace, ..
+        } => Some((member, namespace)),
+        _ => None,
+    }
 }
 
 fn is_converge(step: &Step) -> bool {

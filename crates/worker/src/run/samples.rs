@@ -68,8 +68,8 @@ impl Run<'_> {
             _ => {}
         }
         looks.partial_seen = match (check, looks.partial_seen) {
-            (Ok(StepCheck::Partial(_)), None) => Some((1, now)),
-            (Ok(StepCheck::Partial(_)), Some((count, since))) => Some((count + 1, since)),
+            (Ok(StepCheck::Partial { .. }), None) => Some((1, now)),
+            (Ok(StepCheck::Partial { .. }), Some((count, since))) => Some((count + 1, since)),
             _ => None,
         };
         if !matches!(check, Err(ClusterError::Unreachable { .. })) {

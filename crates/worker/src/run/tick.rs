@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use meshwright_model::operation::{OperationKind, Problem, StepEvent};
 use meshwright_model::plan::{Step, Target};
 use meshwright_model::problem::ProblemCode;
@@ -41,6 +42,27 @@ enum ApplyOutcome {
     Ended(RunEnd),
 }
 
+/// Decisions on the steps that one round has checked. Steps are named by their index in the plan.
+#[derive(Default)]
+struct Round {
+    /// Events to record, each with the number of its step.
+    facts: Vec<(i32, StepEvent)>,
+    /// Writes to send, each with the capture and the version of the check.
+    acts: Vec<(usize, Option<String>, ObjectVersion)>,
+    /// Steps at their goal.
+    found: Vec<usize>,
+    /// Problems that stop the operation.
+    blocked: Vec<(usize, Problem)>,
+    /// Reason why the first waiting step waits.
+    waits: Option<String>,
+    /// Time at which a step can go on, with the reason of the wait.
+    later: Option<(String, Timestamp)>,
+    /// Steps to add to the plan.
+    added: Vec<NewStep>,
+    /// Events of added steps.
+    excluded: Vec<(i32, StepEvent)>,
+}
+
 impl Run<'_> {
     /// Runs one round: processes signals, checks the due steps, records the intent of the writes,
     /// and sends them.
@@ -67,36 +89,19 @@ impl Run<'_> {
         // The checks end in any order, and the operation names the first step of those it has.
         looked.sort_by_key(|(index, _)| *index);
         self.lease.mark_progress();
-        let (mut facts, mut acts, mut found) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut blocked, mut waits) = (Vec::new(), None);
-        let (mut added, mut excluded) = (Vec::new(), Vec::new());
-        for (index, check) in looked {
-            let run = self.add_sample(index, &check);
-            let item = &self.steps[index];
-            match decide(&item.step, check, &run, &self.engine.settings.timeouts) {
-                Decision::Done => found.push(index),
-                Decision::Act {
-                    capture,
-                    version: mark,
-                } => acts.push((index, capture, mark)),
-                Decision::Wait(reason) => {
-                    waits.get_or_insert_with(|| format!("{}: {reason}", item.step));
-                }
-                Decision::AddRestarts(restarts) => {
-                    (added, excluded) = self.number_restarts(item.wave, restarts);
-                }
-                Decision::Pause(met) => {
-                    if let Some(event) = self.stand_aside(item, &met) {
-                        facts.push((item.number, event));
-                        continue;
-                    }
-                    let problem = met.clone();
-                    facts.push((item.number, StepEvent::Failed { problem }));
-                    blocked.push((index, met));
-                }
-                Decision::Stop => return Ok(LoopControl::Ended(RunEnd::LeaseLost)),
-            }
-        }
+        let Some(round) = self.decide_steps(looked) else {
+            return Ok(LoopControl::Ended(RunEnd::LeaseLost));
+        };
+        let Round {
+            mut facts,
+            acts,
+            found,
+            blocked,
+            waits,
+            later,
+            added,
+            excluded,
+        } = round;
         let problem = self.merge_problems(blocked);
         let Some(done) = self.fence_done_steps(found, world.as_ref()).await else {
             return Ok(LoopControl::Ended(RunEnd::LeaseLost));
@@ -104,6 +109,11 @@ impl Run<'_> {
         facts.extend(done);
         if let Some(problem) = problem {
             let end = self.stop_on_problem(problem, facts).await?;
+            return Ok(LoopControl::Ended(end));
+        }
+        if let Some((reason, until)) = later.filter(|_| due.len() == 1)
+            && let Some(end) = self.release_until(&reason, until).await?
+        {
             return Ok(LoopControl::Ended(end));
         }
         // Events of new steps are recorded only together with these steps.
@@ -124,6 +134,46 @@ impl Run<'_> {
         })
     }
 
+    /// Decides on every step that was checked. Returns `None` if the lease may have ended.
+    fn decide_steps(
+        &mut self,
+        looked: Vec<(usize, Result<StepCheck, ClusterError>)>,
+    ) -> Option<Round> {
+        let mut round = Round::default();
+        for (index, check) in looked {
+            let run = self.add_sample(index, &check);
+            let item = &self.steps[index];
+            match decide(&item.step, check, &run, &self.engine.settings.timeouts) {
+                Decision::Done => round.found.push(index),
+                Decision::Act { capture, version } => round.acts.push((index, capture, version)),
+                Decision::Wait(reason) => {
+                    let reason = format!("{}: {reason}", item.step);
+                    round.waits.get_or_insert(reason);
+                }
+                Decision::WaitUntil { reason, until } => {
+                    round.waits.get_or_insert(reason.clone());
+                    round.later = Some((reason, until));
+                }
+                Decision::AddRestarts(restarts) => {
+                    (round.added, round.excluded) = self.number_restarts(item.wave, restarts);
+                }
+                Decision::Pause(met) => {
+                    if let Some(event) = self.stand_aside(item, &met) {
+                        round.facts.push((item.number, event));
+                        continue;
+                    }
+                    let problem = met.clone();
+                    round
+                        .facts
+                        .push((item.number, StepEvent::Failed { problem }));
+                    round.blocked.push((index, met));
+                }
+                Decision::Stop => return None,
+            }
+        }
+        Some(round)
+    }
+
     /// Checks steps concurrently. A step whose target could not be fenced gets that error instead
     /// of a check.
     async fn check_steps(
@@ -140,7 +190,7 @@ impl Run<'_> {
                 if let Some(error) = open {
                     return (index, Err(error));
                 }
-                let restarts = self.restarts_beside(item);
+                let restarts = self.restarts_before(item);
                 let place = self.step_context(item, &restarts);
                 let looked = tokio::time::timeout(limit, place.check(world)).await;
                 (

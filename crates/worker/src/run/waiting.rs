@@ -4,6 +4,8 @@
 //! The start of the wait is stored in the operation's state. Timeouts therefore count across
 //! claims, and start again after a retry signal or after the operation has continued in between.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use meshwright_model::operation::{OperationKind, OperationState};
 use meshwright_rollout::decide::{Decision, decide_after_planning_failure};
@@ -11,6 +13,13 @@ use meshwright_rollout::ports::ClusterError;
 use meshwright_store::{OperationUpdate, StoreError};
 
 use super::{Run, RunEnd, WAIT_INTERVAL};
+
+/// Minimum time until a known end for which a claim is given up. A shorter wait is not worth
+/// another claim.
+const MIN_RELEASED_WAIT: SignedDuration = SignedDuration::from_secs(30);
+/// Maximum time until the operation is due again. The clocks of workers and of the database may
+/// differ.
+const MAX_RELEASED_WAIT: SignedDuration = SignedDuration::from_mins(10);
 
 /// Hint of the problem of a deletion that waits for a member. A forced deletion leaves the member
 /// behind and does not get it.
@@ -37,15 +46,38 @@ impl Run<'_> {
                 self.pause_operation(problem, Vec::new()).await
             }
             // Only a step can be done or act. Its decision says nothing about a plan.
-            Decision::Done | Decision::Act { .. } | Decision::AddRestarts(_) | Decision::Stop => {
-                Ok(RunEnd::LeaseLost)
-            }
+            Decision::Done
+            | Decision::Act { .. }
+            | Decision::AddRestarts(_)
+            | Decision::WaitUntil { .. }
+            | Decision::Stop => Ok(RunEnd::LeaseLost),
         }
     }
 
     /// Gives the claim up for a short delay and records the reason of the wait.
     pub(super) async fn release_waiting(&mut self, reason: String) -> Result<RunEnd, StoreError> {
         self.release_waiting_since(reason, None).await
+    }
+
+    /// Gives the claim up until a time that is known, so that a long wait takes no worker's capacity.
+    /// A signal ends the wait early. Returns `None` for a short wait, which the claim outlasts.
+    pub(super) async fn release_until(
+        &mut self,
+        reason: &str,
+        until: Timestamp,
+    ) -> Result<Option<RunEnd>, StoreError> {
+        let left = until.duration_since(self.now());
+        if left < MIN_RELEASED_WAIT {
+            return Ok(None);
+        }
+        let state = OperationState::Waiting {
+            reason: reason.to_owned(),
+            until,
+            since: Some(self.now()),
+            silent_since: None,
+        };
+        let due_in = Duration::try_from(left.min(MAX_RELEASED_WAIT)).expect("a positive time");
+        self.release_in_state(state, due_in).await.map(Some)
     }
 
     /// Gives the claim up as [`Self::release_waiting`] does, for a cluster that is silent or
@@ -120,6 +152,14 @@ impl Run<'_> {
         if same_wait(&self.operation.state, &state) {
             return self.release_claim(WAIT_INTERVAL).await;
         }
+        self.release_in_state(state, WAIT_INTERVAL).await
+    }
+
+    async fn release_in_state(
+        &mut self,
+        state: OperationState,
+        due_in: Duration,
+    ) -> Result<RunEnd, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let _locked = self
             .record_state(
@@ -130,9 +170,7 @@ impl Run<'_> {
                 },
             )
             .await?;
-        tx.operations()
-            .end_claim(&self.claim, Some(WAIT_INTERVAL))
-            .await?;
+        tx.operations().end_claim(&self.claim, Some(due_in)).await?;
         tx.commit().await?;
         Ok(RunEnd::Released)
     }

@@ -171,6 +171,7 @@ async fn undo_of_a_rewrite_to_the_present_address_removes_the_target() {
         number: 0,
         step: &installs,
         progress: &Progress::default(),
+        now: jiff::Timestamp::UNIX_EPOCH,
         restarts: &[],
         former_stamps: &BTreeMap::new(),
         unused_proof: None,
