@@ -27,6 +27,7 @@ pub(crate) mod own_clusters;
 pub(crate) mod refused;
 pub(crate) mod registry;
 mod releases;
+mod retirement;
 pub(crate) mod rollback;
 pub(crate) mod sidecars;
 pub(crate) mod start_state;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use serde_json::Value;
 
+use super::retirement::WaitingRetirement;
 use super::{LabRelease, apply_verb, plan_upgrade, text_field};
 use crate::Result;
 use crate::assertions::{assert_revision_gone, assert_sidecars};
@@ -50,7 +51,7 @@ pub(crate) fn wait_for_envoys(server: &DevServer, wanted: LabRelease) -> Result<
 }
 
 /// Leaves one Envoy on the old revision: it must block the retirement, which names it, until its
-/// pod is created again.
+/// pod is created again. Uses of other kinds block it as well.
 pub(crate) fn check_left_behind(
     lab: &Lab,
     server: &DevServer,
@@ -99,11 +100,20 @@ pub(crate) fn check_left_behind(
             waits
         )?
     );
-    lab.run_kubectl(
-        "c1",
-        &["delete", "pod", "-n", "billing", "legacy", "--wait"],
-    )?;
-    lab.run_kubectl("c1", &["apply", "-f", &manifest])?;
+    let retirement = WaitingRetirement {
+        lab,
+        server,
+        dir,
+        upgrade: &upgrade,
+        new_revision: wanted.1,
+    };
+    retirement.check_each_use(|| {
+        lab.run_kubectl(
+            "c1",
+            &["delete", "pod", "-n", "billing", "legacy", "--wait"],
+        )?;
+        lab.run_kubectl("c1", &["apply", "-f", &manifest]).map(drop)
+    })?;
     server.wait_for_state(&upgrade, "succeeded", STATE_TIMEOUT)?;
     let moved = || {
         let seen = list_proxies(server).ok()?;
