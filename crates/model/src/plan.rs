@@ -169,6 +169,9 @@ pub enum Step {
         /// Limits of the restarts that are under way at once.
         #[serde(default)]
         limits: RestartLimits,
+        /// True if pods are evicted that a changed template does not replace.
+        #[serde(default)]
+        evict: bool,
         /// What the step does when only workloads are left that cannot be restarted.
         #[serde(default)]
         on_failure: OnFailure,

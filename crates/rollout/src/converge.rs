@@ -38,6 +38,9 @@ pub struct Goal<'a> {
     pub off: Option<&'a FormerPods>,
     /// True if every pod is replaced that differs from the pod that its workload would create now.
     pub outdated: bool,
+    /// True if pods are evicted that a changed template does not replace. A rollback evicts them,
+    /// because it has to end.
+    pub evict: bool,
     /// Number of workloads whose restart may fail before no further restart begins.
     pub max_failures: usize,
     /// Number of restarts that have failed so far and that no person has asked to try again.
@@ -154,7 +157,7 @@ pub fn next_move(
         new_restarts(&judged)
     };
     added.extend(new_exclusions(&judged));
-    if !goal.outdated && restarting == 0 && added.is_empty() {
+    if goal.evict && restarting == 0 && added.is_empty() {
         added.extend(new_evictions(others));
     }
     if !added.is_empty() {
@@ -243,9 +246,7 @@ fn judge(goal: &Goal<'_>, candidate: &Candidate, past: &RestartHistory) -> Verdi
     if past.last.skipped {
         return Verdict::Skipped;
     }
-    // A rollback must end, so it evicts the pods where a changed template does not replace them. The
-    // roll-out leaves such workloads to their owners.
-    let may_evict = used && !goal.outdated && !past.evicted;
+    let may_evict = goal.evict && (used || differs) && !past.evicted;
     let evict = || Verdict::Restart {
         wanted: wanted.clone(),
         stamp: Stamp::Evict,
@@ -254,7 +255,7 @@ fn judge(goal: &Goal<'_>, candidate: &Candidate, past: &RestartHistory) -> Verdi
         return Verdict::RollsItself;
     }
     if let Some(problem) = past.open_failure() {
-        if may_evict && !former(wanted) {
+        if may_evict && !goal.outdated && !former(wanted) {
             return evict();
         }
         return Verdict::Left {

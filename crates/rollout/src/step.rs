@@ -144,12 +144,15 @@ impl StepContext<'_> {
                 namespaces,
                 selection,
                 max_failures,
+                evict,
                 on_failure,
                 limits: _,
             } => {
                 let goal = Goal {
                     off: off.as_ref(),
                     outdated: *outdated,
+                    // A rollback that an earlier version planned does not name it.
+                    evict: *evict || !*outdated,
                     max_failures: *max_failures,
                     failures: self.count_failures(),
                 };

@@ -32,6 +32,12 @@ pub struct RolloutPolicy {
     /// What a wave does at its end if workloads are left that it could not restart.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// True if pods are evicted, within their disruption budgets, which a changed template does not
+    /// replace: those of workloads that are paused, that have a partition or the strategy
+    /// `OnDelete`, or that another controller owns. Without it such workloads are left to their
+    /// owners. A rollback always evicts such pods, because it has to end.
+    #[serde(default)]
+    pub evict_pods: bool,
 }
 
 /// Maximum numbers of workloads whose pods are replaced at once. Each of them is from 1 to

@@ -91,9 +91,11 @@ fn decide(off: Option<&FormerPods>, candidates: &[Candidate], known: &Histories)
 /// Returns the goal of a roll-out off the old revision, of a rollback off other pods, or of a restart
 /// of everything outdated.
 fn goal(off: Option<&FormerPods>) -> Goal<'_> {
+    let outdated = off.is_none_or(|off| *off == old());
     Goal {
         off,
-        outdated: off.is_none_or(|off| *off == old()),
+        outdated,
+        evict: !outdated,
         max_failures: 3,
         failures: 0,
     }
@@ -447,5 +449,26 @@ fn b7_a_rollback_evicts_the_pods_of_a_workload_that_a_changed_template_does_not_
             }
         ),
         "{restarts:?}"
+    );
+}
+
+/// A roll-out leaves such workloads to their owners, unless its policy says otherwise.
+#[test]
+fn d2_a_policy_lets_a_roll_out_evict_pods_that_a_changed_template_does_not_replace() {
+    let off = old();
+    let on_delete = [Candidate {
+        blocker: Some(RestartBlocker::OnDelete),
+        ..candidate("broker")
+    }];
+    let next = decide(Some(&off), &on_delete, &Histories::new());
+    assert_eq!(planned(next).1, ["broker"], "it is excluded");
+    let goal = Goal {
+        evict: true,
+        ..goal(Some(&off))
+    };
+    let evicted = next_move(&goal, &on_delete, &BTreeMap::new(), &[]);
+    assert!(
+        matches!(&evicted, NextMove::Restart(new) if matches!(&new[..], [NewRestart { step: Step::Restart { stamp: Stamp::Evict, .. }, excluded: None }])),
+        "{evicted:?}"
     );
 }

@@ -29,10 +29,12 @@ pub(super) async fn check_pod(
 /// replaced serves; one that does not serve costs nothing. The step ends with the last
 /// pod that has another sidecar, even if the workload's own fault keeps its pods from serving.
 pub(super) fn check_workload(wanted: &Sidecar, seen: &ObservedWorkload) -> StepCheck {
-    let (right, others): (Vec<&LivePod>, Vec<&LivePod>) = seen
+    let (right, mut others): (Vec<&LivePod>, Vec<&LivePod>) = seen
         .live
         .iter()
         .partition(|pod| pod.sidecar.as_ref() == Some(wanted));
+    // The pod with the highest ordinal comes first, as in a roll-out of a StatefulSet.
+    others.sort_by_key(|pod| std::cmp::Reverse((pod.version.0.find('/'), &pod.version.0)));
     let replacing = |reason: String| StepCheck::Replacing {
         reason,
         replaced: right.len(),
