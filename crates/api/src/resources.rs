@@ -10,6 +10,7 @@ pub(crate) mod leaving;
 pub(crate) mod meshes;
 pub(crate) mod operations;
 pub(crate) mod release_rules;
+pub(crate) mod rollouts;
 pub(crate) mod tenants;
 pub(crate) mod upgrades;
 pub(crate) mod views;

@@ -39,6 +39,7 @@ use crate::resources::events;
 use crate::resources::identity_providers;
 use crate::resources::meshes;
 use crate::resources::operations;
+use crate::resources::rollouts;
 use crate::resources::tenants;
 use crate::resources::upgrades;
 use crate::resources::webhooks;
@@ -107,6 +108,10 @@ fn documented_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(meshes::data_plane::get_data_plane))
         .routes(routes!(meshes::data_plane::set_injection))
         .routes(routes!(meshes::data_plane::create_restart))
+        .routes(routes!(rollouts::create_rollout, rollouts::list_rollouts))
+        .routes(routes!(rollouts::get_rollout))
+        .routes(routes!(rollouts::list_rollout_items))
+        .routes(routes!(rollouts::verbs::rollout_action))
         .routes(routes!(upgrades::create_upgrade, upgrades::list_upgrades))
         .routes(routes!(upgrades::get_upgrade))
         .routes(routes!(upgrades::move_namespaces))

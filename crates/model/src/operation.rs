@@ -53,6 +53,14 @@ impl OperationKind {
         matches!(self, Self::RegisterCluster | Self::RenewCredential)
     }
 
+    /// Kinds that replace pods: their plan looks for workloads until none is left.
+    pub const ROLLOUTS: [Self; 4] = [Self::Restart, Self::Roll, Self::Move, Self::Rollback];
+
+    /// Returns true for kinds that replace pods.
+    pub fn is_rollout(self) -> bool {
+        Self::ROLLOUTS.contains(&self)
+    }
+
     /// Returns true for kinds that can go on without the workloads that they could not restart.
     pub fn can_skip_workloads(self) -> bool {
         matches!(self, Self::Restart | Self::Move | Self::Roll)
@@ -332,6 +340,22 @@ closed_set!(Signal {
     Cancel = "cancel",
     Skip = "skip",
 });
+
+/// Signal of a person, to the whole operation or to one of its steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestedSignal {
+    /// Request of the person.
+    pub signal: Signal,
+    /// Number of the only step that the signal is about, from 0; `None` for the whole operation.
+    /// [`Signal::Retry`] and [`Signal::Skip`] can have one.
+    pub item: Option<i32>,
+}
+
+impl From<Signal> for RequestedSignal {
+    fn from(signal: Signal) -> Self {
+        Self { signal, item: None }
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, RevisionName};
+use crate::{Name, RevisionName, closed_set};
 
 mod display;
 mod former_pods;
@@ -122,6 +122,12 @@ pub enum WorkloadKind {
     /// `DaemonSet` of the API `apps/v1`.
     DaemonSet,
 }
+
+closed_set!(WorkloadKind {
+    Deployment = "deployment",
+    StatefulSet = "stateful_set",
+    DaemonSet = "daemon_set",
+});
 
 /// Entry of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

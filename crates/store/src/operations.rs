@@ -9,6 +9,7 @@ pub(crate) mod outcomes;
 pub(crate) mod plans;
 pub(crate) mod queue;
 pub(crate) mod renewals;
+pub(crate) mod rollouts;
 pub(crate) mod transitions;
 pub(crate) mod updates;
 pub(crate) mod upgrades;

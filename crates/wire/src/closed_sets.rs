@@ -3,7 +3,7 @@
 
 use meshwright_model::{
     OpenEnum, access, closed_set, credential, edition, fleet, injection, leftover, observation,
-    operation, release, rules, upgrade, webhook,
+    operation, plan, release, rollout, rules, upgrade, webhook,
 };
 
 /// Channel that offers a release.
@@ -18,6 +18,10 @@ pub type DeliveryError = OpenEnum<webhook::DeliveryError>;
 pub type DeliveryState = OpenEnum<webhook::DeliveryState>;
 /// Edition of a mesh or a tenant.
 pub type Edition = OpenEnum<edition::Edition>;
+/// Action of a roll-out on a workload.
+pub type ForecastAction = OpenEnum<ForecastActionValue>;
+/// Reason for the action of a roll-out on a workload.
+pub type ForecastReasonCode = OpenEnum<ForecastReasonCodeValue>;
 /// Kind of an event.
 pub type EventKind = OpenEnum<webhook::EventKind>;
 /// Reason why no single revision injects the pods of a namespace.
@@ -32,6 +36,8 @@ pub type MemberRole = OpenEnum<fleet::MemberRole>;
 pub type MeshState = OpenEnum<fleet::MeshStateName>;
 /// Tag that every mesh has.
 pub type MeshTag = OpenEnum<observation::MeshTag>;
+/// Action of a roll-out's wave at its end if workloads are left.
+pub type OnFailure = OpenEnum<rollout::OnFailure>;
 /// Kind of an operation.
 pub type OperationKind = OpenEnum<operation::OperationKind>;
 /// State of an operation.
@@ -52,6 +58,10 @@ pub type RequestedTenantState = OpenEnum<RequestedTenantStateValue>;
 pub type RestartBlocker = OpenEnum<observation::RestartBlocker>;
 /// Reason why a workload needs a restart.
 pub type RestartReason = OpenEnum<observation::RestartReason>;
+/// Way in which a roll-out replaces the pods of a workload.
+pub type RolloutAction = OpenEnum<RolloutActionValue>;
+/// Kind of an object whose pods a roll-out replaces.
+pub type RolloutItemKind = OpenEnum<rollout::ReplacedKind>;
 /// Role of a key, a person or a program.
 pub type Role = OpenEnum<access::Role>;
 /// Severity of a finding.
@@ -68,6 +78,8 @@ pub type TenantState = OpenEnum<fleet::TenantState>;
 pub type UpgradeState = OpenEnum<upgrade::UpgradeStateName>;
 /// Verb that can be sent to an upgrade.
 pub type UpgradeVerb = OpenEnum<UpgradeVerbValue>;
+/// Kind of a workload that can be restarted.
+pub type WorkloadKind = OpenEnum<plan::WorkloadKind>;
 /// Reason why the service has switched a webhook off.
 pub type WebhookStop = OpenEnum<webhook::WebhookStop>;
 
@@ -132,6 +144,79 @@ closed_set!(SignatureAlgorithmValue {
     Es256 = "ES256",
     Es384 = "ES384",
     EdDsa = "EdDSA",
+});
+
+/// Ways in which a roll-out replaces pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RolloutActionValue {
+    /// The pod template of the workload changes, and its controller replaces the pods.
+    Restart,
+    /// The pods are evicted one after the other, within their disruption budgets.
+    Evict,
+}
+
+closed_set!(RolloutActionValue {
+    Restart = "restart",
+    Evict = "evict",
+});
+
+/// Actions of a roll-out on a workload, as a forecast tells them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForecastActionValue {
+    /// The workload is restarted.
+    Restart,
+    /// The workload needs a restart, and no restart of the service replaces its pods.
+    Left,
+    /// Nothing is done, because no restart is needed or the pods are replaced without the service.
+    None,
+}
+
+closed_set!(ForecastActionValue {
+    Restart = "restart",
+    Left = "left",
+    None = "none",
+});
+
+/// Reasons for the action of a roll-out on a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForecastReasonCodeValue {
+    /// Reason for a restart: a pod has no sidecar.
+    NoSidecar,
+    /// Reason for a restart: another revision injected a pod.
+    Revision,
+    /// Reason for a restart: a pod has another proxy image than the revision injects now.
+    Image,
+    /// The workload is left: its Deployment is paused.
+    Paused,
+    /// The workload is left: its update strategy is `OnDelete`.
+    OnDelete,
+    /// The workload is left: a partition of the `StatefulSet` keeps some of its pods.
+    Partition,
+    /// The workload is left: another controller owns it and would revert the change.
+    Owned,
+    /// The pod is left: no workload owns it that can be restarted, such as a bare pod or the pod of
+    /// a Job.
+    NoWorkload,
+    /// Nothing is done: the workload is rolled by its Gateway when its tag moves.
+    SelfRolling,
+    /// Nothing is done: a new pod would start without a sidecar.
+    NotInjected,
+    /// Nothing is done: several webhooks select the pods, so the sidecar of a new pod is not known.
+    SeveralWebhooks,
+}
+
+closed_set!(ForecastReasonCodeValue {
+    NoSidecar = "no_sidecar",
+    Revision = "revision",
+    Image = "image",
+    Paused = "paused",
+    OnDelete = "on_delete",
+    Partition = "partition",
+    Owned = "owned",
+    NoWorkload = "no_workload",
+    SelfRolling = "self_rolling",
+    NotInjected = "not_injected",
+    SeveralWebhooks = "several_webhooks",
 });
 
 /// Verbs that a client can send to an upgrade. The service has one more, with which the forced

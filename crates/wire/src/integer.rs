@@ -31,6 +31,19 @@ pub(crate) fn deserialize_u32<'de, D: Deserializer<'de>>(from: D) -> Result<u32,
         .ok_or_else(|| D::Error::custom(NOT_U32_MESSAGE))
 }
 
+pub(crate) fn deserialize_optional_u32<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<u32>, D::Error> {
+    let wrong = |_| D::Error::custom(NOT_U32_MESSAGE);
+    let Some(number) = Option::<Number>::deserialize(from).map_err(wrong)? else {
+        return Ok(None);
+    };
+    let whole = number.into_u32();
+    whole
+        .map(Some)
+        .ok_or_else(|| D::Error::custom(NOT_U32_MESSAGE))
+}
+
 pub(crate) fn deserialize_u32_map<'de, D: Deserializer<'de>>(
     from: D,
 ) -> Result<BTreeMap<String, u32>, D::Error> {

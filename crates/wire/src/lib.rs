@@ -21,6 +21,7 @@ mod object;
 mod operations;
 mod problem;
 mod problem_pages;
+mod rollouts;
 mod tenants;
 mod upgrades;
 mod webhooks;
@@ -39,6 +40,7 @@ pub use object::JsonObject;
 pub use operations::*;
 pub use problem::*;
 pub use problem_pages::*;
+pub use rollouts::*;
 pub use tenants::*;
 pub use upgrades::*;
 pub use webhooks::*;
@@ -70,6 +72,10 @@ lists! {
     UpgradeList of Upgrade;
     /// Page of a tenant's operations.
     OperationList of Operation;
+    /// Page of a mesh's roll-outs.
+    RolloutList of Rollout;
+    /// Page of the workloads of a roll-out.
+    RolloutItemList of RolloutItem;
     /// Page of a mesh's upgrade options.
     UpgradeOptionList of UpgradeOption;
     /// Page of a tenant's API keys.

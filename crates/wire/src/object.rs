@@ -42,6 +42,13 @@ pub(crate) fn deserialize_object_list<'de, D: Deserializer<'de>, T: Deserialize<
         .collect())
 }
 
+/// Reads a field that is one object or null.
+pub(crate) fn deserialize_optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    Ok(Option::<JsonObject<T>>::deserialize(from)?.map(|object| object.0))
+}
+
 /// Reads a field that can be left out but must not be null.
 ///
 /// # Errors

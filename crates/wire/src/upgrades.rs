@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    LabelPolicy, OperationProblem, ReasonCode, ReasonSeverity, Severity, Strategy, UpgradeState,
-    UpgradeVerb,
+    LabelPolicy, OperationProblem, ReasonCode, ReasonSeverity, RolloutPolicy, Severity, Strategy,
+    UpgradeState, UpgradeVerb,
 };
 
 /// Version of the catalogue, with the strategies by which a mesh can or cannot go to it.
@@ -73,6 +73,14 @@ pub struct CreateUpgrade {
     #[serde(default = "default_label_policy")]
     #[schema(inline)]
     pub labels: LabelPolicy,
+    /// Waves and limits of the stage that restarts the workloads; null or absent for one wave and
+    /// the limits of the operator.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "crate::object::deserialize_optional_object"
+    )]
+    pub rollout: Option<RolloutPolicy>,
 }
 
 fn default_label_policy() -> LabelPolicy {
@@ -97,6 +105,9 @@ pub struct Upgrade {
     /// Strategy of the upgrade: `in_place` or `canary`.
     #[schema(inline)]
     pub strategy: Strategy,
+    /// Waves and limits of the stage that restarts the workloads, the stage `roll`.
+    #[serde(default)]
+    pub rollout: RolloutPolicy,
     /// State of the upgrade: `planned` (no cluster was touched), `prechecking`, `blocked` (the
     /// precheck has findings), `deploying`, `verifying` (both revisions serve and a person
     /// decides), `promoting`, `restoring` (a failed promotion is reverted), `rolling` (workloads

@@ -35,8 +35,14 @@ pub(crate) enum RequestClass {
 impl RequestClass {
     /// Returns the class of a request by its method and path.
     pub(crate) fn of_request(method: &Method, path: &str) -> Self {
-        const EXPENSIVE_PATH_SUFFIXES: [&str; 5] =
-            ["/clusters", "/meshes", "/upgrades", "/restarts", "/start"];
+        const EXPENSIVE_PATH_SUFFIXES: [&str; 6] = [
+            "/clusters",
+            "/meshes",
+            "/upgrades",
+            "/restarts",
+            "/rollouts",
+            "/start",
+        ];
         match *method {
             Method::GET | Method::HEAD => Self::Read,
             Method::POST

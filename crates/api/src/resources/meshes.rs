@@ -25,7 +25,7 @@ pub(crate) mod upgrade_options;
 
 /// How an operation holds the mesh lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LockMode {
+pub(crate) enum LockMode {
     /// The operation needs the mesh lock for itself, because it changes the same things as an
     /// upgrade.
     Exclusive,
@@ -34,15 +34,14 @@ enum LockMode {
     WithIdleUpgrade,
 }
 
-/// Queues an operation on a mesh that is no stage of an upgrade, takes the mesh lock for it, and
-/// answers with the operation.
-async fn start_operation(
-    mut change: Mutation<'_>,
+/// Queues an operation on a mesh that is no stage of an upgrade, and takes the mesh lock for it.
+pub(crate) async fn queue_operation(
+    change: &mut Mutation<'_>,
     caller: &Caller,
     mesh: MeshId,
     (kind, beside): (OperationKind, LockMode),
     arguments: Value,
-) -> Result<Response> {
+) -> Result<OperationId> {
     let id = OperationId(caller.app.clock.new_uuid());
     match beside {
         LockMode::WithIdleUpgrade => change.tx.meshes().acquire_data_plane_lock(mesh, id).await?,
@@ -69,6 +68,18 @@ async fn start_operation(
         .operations()
         .create_operation(&new, caller.app.clock.now())
         .await?;
+    Ok(id)
+}
+
+/// Queues an operation on a mesh as [`queue_operation`] does, and answers with the operation.
+async fn start_operation(
+    mut change: Mutation<'_>,
+    caller: &Caller,
+    mesh: MeshId,
+    kind: (OperationKind, LockMode),
+    arguments: Value,
+) -> Result<Response> {
+    let id = queue_operation(&mut change, caller, mesh, kind, arguments).await?;
     let shown = views::operation(&change.tx.operations().get_operation(id).await?, (0, 0));
     change
         .commit_response(

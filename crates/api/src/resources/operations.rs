@@ -131,7 +131,7 @@ pub(crate) async fn get_operation(
 
 /// Returns true if the operation does not continue by itself: it has ended, or it needs a person
 /// and no verb was sent to it since.
-fn ended_or_awaits_person(operation: &meshwright_store::Operation) -> bool {
+pub(crate) fn ended_or_awaits_person(operation: &meshwright_store::Operation) -> bool {
     operation.state.is_terminal()
         || (operation.state.needs_attention() && operation.pending_signals.is_empty())
 }
@@ -166,22 +166,7 @@ pub(crate) async fn operation_action(
             wish,
         ));
     }
-    if found.state.is_terminal() {
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            ProblemCode::OperationEnded,
-            format!("It has {}.", found.state.as_str()),
-            "There is nothing left to ask of it.",
-        ));
-    }
-    if wish == Signal::Skip && !is_partial(&found.state) {
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            ProblemCode::InvalidTransition,
-            "Only a restart that is paused with workloads left can go on without them.",
-            "See what it waits for with `meshwright operation get ID`.",
-        ));
-    }
+    check_signal(&found, wish)?;
     change
         .tx
         .operations()
@@ -199,8 +184,34 @@ pub(crate) async fn operation_action(
         .await
 }
 
+/// Checks that the state of an operation, which is no stage of an upgrade, takes a signal.
+pub(crate) fn check_signal(found: &meshwright_store::Operation, wish: Signal) -> Result<()> {
+    if found.state.is_terminal() {
+        return Err(ended_error(&found.state));
+    }
+    if wish == Signal::Skip && !is_partial(&found.state) {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            ProblemCode::InvalidTransition,
+            "Only a restart that is paused with workloads left can go on without them.",
+            "See what it waits for with `meshwright operation get ID`.",
+        ));
+    }
+    Ok(())
+}
+
+/// Builds the problem for a verb that was sent to an operation in its last state.
+pub(crate) fn ended_error(state: &OperationState) -> ApiError {
+    ApiError::new(
+        StatusCode::CONFLICT,
+        ProblemCode::OperationEnded,
+        format!("It has {}.", state.as_str()),
+        "There is nothing left to ask of it.",
+    )
+}
+
 /// Returns true for an operation that is paused because some workloads could not be restarted.
-fn is_partial(state: &OperationState) -> bool {
+pub(crate) fn is_partial(state: &OperationState) -> bool {
     matches!(state, OperationState::Paused { problem } if problem.is_partial_rollout())
 }
 

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use meshwright_model::access::{Action, Scope};
 use meshwright_model::ids::{MeshId, UpgradeId};
 use meshwright_model::problem::ProblemCode;
+use meshwright_model::rollout::RolloutPolicy;
 use meshwright_model::rules::{Strategy, UpgradeContext, assess_upgrade, is_allowed};
 use meshwright_model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
 use meshwright_model::{ClosedSet, Version};
@@ -26,6 +27,7 @@ use crate::resources::meshes::authorized_mesh;
 use crate::resources::release_rules::{
     blocking_messages, find_release, member_kubernetes_versions,
 };
+use crate::resources::rollouts::policy::parse_policy;
 use crate::resources::views;
 
 /// Maximum time for which an old revision is kept after the roll-out, in seconds (30 days).
@@ -48,6 +50,8 @@ pub(crate) async fn create_upgrade(
         .await?;
     let mesh = authorized_mesh(&caller, &mut change.tx, &mesh, Action::Upgrade).await?;
     let (version, choice) = parse_upgrade_request(&body.value)?;
+    let sent = body.value.rollout.clone().unwrap_or_default();
+    let rollout = parse_policy(&mesh, &sent, "/rollout")?;
     if mesh.state != MeshState::Ready {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
@@ -56,7 +60,7 @@ pub(crate) async fn create_upgrade(
             "Wait until it is ready.",
         ));
     }
-    let new = resolve_upgrade(&caller, &mut change.tx, &mesh, version, choice).await?;
+    let new = resolve_upgrade(&caller, &mut change.tx, &mesh, version, (choice, rollout)).await?;
     change
         .tx
         .upgrades()
@@ -107,7 +111,7 @@ async fn resolve_upgrade(
     tx: &mut Tx<'_>,
     mesh: &meshwright_store::Mesh,
     version: Version,
-    choice: UpgradePolicyChoice,
+    (choice, rollout): (UpgradePolicyChoice, RolloutPolicy),
 ) -> Result<NewUpgrade> {
     let strategy = choice.strategy;
     let release = find_release(tx, &version).await?;
@@ -156,6 +160,7 @@ async fn resolve_upgrade(
         to: version,
         revision,
         choice,
+        rollout,
     })
 }
 

@@ -11,12 +11,14 @@ use meshwright_wire::{
     EventKind, LeftoverKind, OperationProblem, Progress, Step, UpgradeVerb, Wave,
 };
 
+use crate::resources::rollouts::policy::policy_view;
+
 mod data_plane;
 
 pub(crate) use data_plane::data_plane;
 
 /// Converts a problem of an operation or a cluster.
-fn problem_view(problem: &meshwright_model::operation::Problem) -> OperationProblem {
+pub(crate) fn problem_view(problem: &meshwright_model::operation::Problem) -> OperationProblem {
     OperationProblem {
         code: problem.code.to_string(),
         message: problem.message.clone(),
@@ -148,6 +150,7 @@ pub(crate) fn upgrade(upgrade: &meshwright_store::Upgrade) -> meshwright_wire::U
         from_version: upgrade.from.to_string(),
         to_version: upgrade.to.to_string(),
         strategy: upgrade.choice.strategy.into(),
+        rollout: policy_view(&upgrade.rollout),
         state: upgrade.state.name().into(),
         allowed_verbs: upgrade
             .state

@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::WorkloadRef;
 use crate::{Name, closed_set};
 
+mod replaced;
+
+pub use replaced::{ReplacedKind, ReplacedObject};
+
 /// Maximum number of waves in a policy.
 pub const MAX_WAVES: usize = 20;
 /// Maximum number of clusters, namespaces or workloads that a wave lists, each.
@@ -122,6 +126,17 @@ pub struct InvalidPolicy {
 }
 
 impl RolloutPolicy {
+    /// Reads the policy from the arguments of an operation, where it is the field `policy`.
+    /// Arguments without it stand for the default policy.
+    ///
+    /// # Errors
+    /// Returns an error for a policy that this version does not know.
+    pub fn from_arguments(arguments: &serde_json::Value) -> serde_json::Result<Self> {
+        arguments
+            .get("policy")
+            .map_or_else(|| Ok(Self::default()), Self::deserialize)
+    }
+
     /// Checks the limits of every field.
     ///
     /// # Errors
@@ -366,6 +381,16 @@ mod tests {
             "/waves"
         );
         assert_eq!(RolloutPolicy::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn arguments_without_a_policy_have_the_default_one() {
+        use serde_json::json;
+        let read = |arguments| RolloutPolicy::from_arguments(&arguments).expect("a policy");
+        assert_eq!(read(json!(null)), RolloutPolicy::default());
+        assert_eq!(read(json!({})), RolloutPolicy::default());
+        let policy = read(json!({ "policy": { "waves": [{ "percent": 5 }] } }));
+        assert_eq!(policy.waves, [share(5)]);
     }
 
     #[test]

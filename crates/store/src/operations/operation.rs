@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
 use meshwright_model::leftover::Leftover;
-use meshwright_model::operation::{OperationKind, OperationState, Signal};
+use meshwright_model::operation::{OperationKind, OperationState, RequestedSignal, Signal};
 use meshwright_model::webhook::EventKind;
 use serde_json::Value;
 
@@ -70,6 +70,17 @@ pub struct Operation {
     pub started_at: Option<Timestamp>,
     /// Time when the operation ended.
     pub ended_at: Option<Timestamp>,
+}
+
+/// Choice of the operations that a query reads. A field that is `None` excludes none.
+#[derive(Debug, Clone, Copy, Default)]
+struct OperationChoice {
+    /// Single operation to read.
+    only: Option<OperationId>,
+    /// Upgrade whose stages are read.
+    upgrade: Option<UpgradeId>,
+    /// Mesh whose roll-outs are read.
+    rollouts_of: Option<MeshId>,
 }
 
 impl OperationQueries<'_, '_> {
@@ -154,7 +165,32 @@ impl OperationQueries<'_, '_> {
         upgrade: Option<UpgradeId>,
         page: Page,
     ) -> Result<Vec<(Operation, StepCounts)>, StoreError> {
-        self.read_operations(None, access, upgrade, page).await
+        let chosen = OperationChoice {
+            upgrade,
+            ..OperationChoice::default()
+        };
+        self.read_operations(chosen, access, page).await
+    }
+
+    /// Lists the operations of a mesh that replace pods, newest first. The list is empty for a mesh
+    /// that does not exist.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit [`Operation`].
+    pub async fn list_rollouts(
+        &mut self,
+        mesh: MeshId,
+        page: Page,
+    ) -> Result<Vec<Operation>, StoreError> {
+        let chosen = OperationChoice {
+            rollouts_of: Some(mesh),
+            ..OperationChoice::default()
+        };
+        let found = self
+            .read_operations(chosen, &AccessFilter::ALL, page)
+            .await?;
+        Ok(found.into_iter().map(|(operation, _)| operation).collect())
     }
 
     /// Reads one operation.
@@ -162,8 +198,12 @@ impl OperationQueries<'_, '_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such operation.
     pub async fn get_operation(&mut self, id: OperationId) -> Result<Operation, StoreError> {
+        let chosen = OperationChoice {
+            only: Some(id),
+            ..OperationChoice::default()
+        };
         let found = self
-            .read_operations(Some(id), &AccessFilter::ALL, None, Page::ALL)
+            .read_operations(chosen, &AccessFilter::ALL, Page::ALL)
             .await?
             .pop();
         Ok(found.ok_or(StoreError::NotFound { what: "operation" })?.0)
@@ -172,12 +212,12 @@ impl OperationQueries<'_, '_> {
     /// Reads one operation or a list. Only lists count the steps.
     async fn read_operations(
         &mut self,
-        only: Option<OperationId>,
+        chosen: OperationChoice,
         access: &AccessFilter,
-        upgrade: Option<UpgradeId>,
         page: Page,
     ) -> Result<Vec<(Operation, StepCounts)>, StoreError> {
-        let (from, to) = id_bounds(only.map(|id| id.0));
+        let (from, to) = id_bounds(chosen.only.map(|id| id.0));
+        let kinds = OperationKind::ROLLOUTS.map(|kind| kind.as_str().to_owned());
         let rows = sqlx::query!(
             r#"SELECT operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, waiting_for, leftovers, created_at, started_at, ended_at,
                    ARRAY(SELECT w.wish FROM work_queue q JOIN wishes w ON w.tenant_id = q.tenant_id AND w.operation_id = q.operation_id AND w.seq > q.seen_seq
@@ -188,15 +228,18 @@ impl OperationQueries<'_, '_> {
                        WHERE f.tenant_id = $1 AND f.operation_id = o.operation_id AND f.fact ->> 'fact' = 'done') ELSE 0 END AS "done!"
                FROM operations o WHERE tenant_id = $1 AND operation_id BETWEEN $7 AND $8 AND ($2::uuid IS NULL OR upgrade_id = $2)
                    AND ($3::uuid[] IS NULL OR mesh_id = ANY($3) OR cluster_id = ANY($4)) AND ($5::uuid IS NULL OR operation_id < $5)
+                   AND ($9::uuid IS NULL OR (mesh_id = $9 AND kind = ANY($10)))
                ORDER BY operation_id DESC LIMIT $6"#,
             self.tx.tenant.0,
-            upgrade.map(|id| id.0),
+            chosen.upgrade.map(|id| id.0),
             access.meshes.as_deref(),
             access.clusters.as_deref(),
             page.after,
             page.limit,
             from,
-            to
+            to,
+            chosen.rollouts_of.map(|id| id.0),
+            &kinds
         )
         .fetch_all(&mut *self.tx.inner)
         .await?;
@@ -244,7 +287,7 @@ impl OperationQueries<'_, '_> {
         read.collect()
     }
 
-    /// Adds a signal to an operation and wakes a worker. Signals are how the API reaches a worker,
+    /// Adds a signal to an operation, or to one of its steps, and wakes a worker. Signals are how the API reaches a worker,
     /// because it never writes the columns of workers.
     ///
     /// # Errors
@@ -252,9 +295,10 @@ impl OperationQueries<'_, '_> {
     pub async fn signal_operation(
         &mut self,
         id: OperationId,
-        wish: Signal,
+        wish: impl Into<RequestedSignal>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        let wish = wish.into();
         let seq = sqlx::query_scalar!(
             "UPDATE work_queue SET wish_seq = wish_seq + 1, due_at = now() WHERE operation_id = $1 AND tenant_id = $2 RETURNING wish_seq",
             id.0,
@@ -264,11 +308,12 @@ impl OperationQueries<'_, '_> {
         .await?
         .ok_or(StoreError::NotFound { what: "running operation" })?;
         sqlx::query!(
-            "INSERT INTO wishes (tenant_id, operation_id, seq, wish, at) VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO wishes (tenant_id, operation_id, seq, wish, item_number, at) VALUES ($1, $2, $3, $4, $5, $6)",
             self.tx.tenant.0,
             id.0,
             seq,
-            wish.as_str(),
+            wish.signal.as_str(),
+            wish.item,
             now.to_sqlx() as _
         )
         .execute(&mut *self.tx.inner)

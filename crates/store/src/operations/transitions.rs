@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::Clock;
 use meshwright_model::ids::{OperationId, UpgradeId};
-use meshwright_model::operation::{OperationKind, OperationState, Signal};
+use meshwright_model::operation::{OperationKind, OperationState, RequestedSignal, Signal};
 use meshwright_model::rules::Severity;
 use meshwright_model::upgrade::{Effect, StageOutcome, UpgradeState, Verb};
 use serde_json::Value;
@@ -16,6 +16,15 @@ use crate::{NewOperation, StoreError, Upgrade};
 
 /// Name that is stored as the caller when the upgrade's own policy accepted the findings.
 const ACCEPTED_BY_POLICY: &str = "policy";
+
+/// Values that a verb brings besides the next state.
+#[derive(Debug, Default)]
+struct VerbInput {
+    /// Arguments of the operation that the verb starts.
+    arguments: Value,
+    /// Number of the only step that the verb is about; `None` for the whole stage.
+    item: Option<i32>,
+}
 
 impl UpgradeQueries<'_, '_> {
     /// Applies a verb of a person. `actor` names the person as the audit log does, and `expected`
@@ -28,9 +37,44 @@ impl UpgradeQueries<'_, '_> {
     pub async fn apply_verb(
         &mut self,
         id: UpgradeId,
-        (verb, actor): (Verb, &str),
+        actor: (Verb, &str),
         expected: Option<i64>,
         arguments: Value,
+        clock: &dyn Clock,
+    ) -> Result<Upgrade, StoreError> {
+        let input = VerbInput {
+            arguments,
+            item: None,
+        };
+        self.apply_verb_with(id, actor, expected, input, clock)
+            .await
+    }
+
+    /// Applies the verb `retry` or `skip` of a person to one step of the current stage. The upgrade
+    /// leaves its pause, and the other steps stay as they are.
+    ///
+    /// # Errors
+    /// Returns the errors of [`UpgradeQueries::apply_verb`].
+    pub async fn apply_verb_to_item(
+        &mut self,
+        id: UpgradeId,
+        actor: (Verb, &str),
+        item: i32,
+        clock: &dyn Clock,
+    ) -> Result<Upgrade, StoreError> {
+        let input = VerbInput {
+            arguments: Value::Null,
+            item: Some(item),
+        };
+        self.apply_verb_with(id, actor, None, input, clock).await
+    }
+
+    async fn apply_verb_with(
+        &mut self,
+        id: UpgradeId,
+        (verb, actor): (Verb, &str),
+        expected: Option<i64>,
+        input: VerbInput,
         clock: &dyn Clock,
     ) -> Result<Upgrade, StoreError> {
         let mut upgrade = self.read_upgrade(id, true).await?;
@@ -47,7 +91,7 @@ impl UpgradeQueries<'_, '_> {
         if verb == Verb::Acknowledge {
             upgrade.acceptance = Some((actor.to_owned(), clock.now()));
         }
-        self.apply_transition(upgrade, state, effect, arguments, clock)
+        self.apply_transition(upgrade, state, effect, input, clock)
             .await
     }
 
@@ -80,7 +124,7 @@ impl UpgradeQueries<'_, '_> {
         if state == UpgradeState::Deploying && warned && upgrade.acceptance.is_none() {
             upgrade.acceptance = Some((ACCEPTED_BY_POLICY.into(), clock.now()));
         }
-        self.apply_transition(upgrade, state, effect, Value::Null, clock)
+        self.apply_transition(upgrade, state, effect, VerbInput::default(), clock)
             .await
     }
 
@@ -100,7 +144,7 @@ impl UpgradeQueries<'_, '_> {
             upgrade,
             UpgradeState::Retiring { irrevocable },
             Effect::Nothing,
-            Value::Null,
+            VerbInput::default(),
             clock,
         )
         .await
@@ -113,16 +157,20 @@ impl UpgradeQueries<'_, '_> {
         mut upgrade: Upgrade,
         state: UpgradeState,
         effect: Effect,
-        arguments: Value,
+        input: VerbInput,
         clock: &dyn Clock,
     ) -> Result<Upgrade, StoreError> {
         let now = clock.now();
         match effect {
             Effect::StartOperation(kind) => {
-                self.start_stage(&mut upgrade, &state, (kind, arguments), clock)
+                self.start_stage(&mut upgrade, &state, (kind, input.arguments), clock)
                     .await?;
             }
-            Effect::Signal(signal) => self.signal_stage(&mut upgrade, signal, clock).await?,
+            Effect::Signal(signal) => {
+                let item = input.item;
+                self.signal_stage(&mut upgrade, RequestedSignal { signal, item }, clock)
+                    .await?;
+            }
             Effect::RunNow => {
                 self.tx
                     .operations()
@@ -181,12 +229,12 @@ impl UpgradeQueries<'_, '_> {
     async fn signal_stage(
         &mut self,
         upgrade: &mut Upgrade,
-        signal: Signal,
+        wish: RequestedSignal,
         clock: &dyn Clock,
     ) -> Result<(), StoreError> {
         let now = clock.now();
         let operation = upgrade.stage()?;
-        let ended = match signal {
+        let ended = match wish.signal {
             Signal::Resume | Signal::Retry => {
                 self.tx.operations().read_ended_stage(operation).await?
             }
@@ -196,7 +244,7 @@ impl UpgradeQueries<'_, '_> {
             return self
                 .tx
                 .operations()
-                .signal_operation(operation, signal, now)
+                .signal_operation(operation, wish, now)
                 .await;
         };
         let new = NewOperation {

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
-use meshwright_model::operation::{OperationState, Signal, StepEvent};
+use meshwright_model::operation::{OperationState, RequestedSignal, StepEvent};
 use meshwright_model::plan::Step;
 use meshwright_model::webhook::EventKind;
 
@@ -17,14 +17,14 @@ use crate::{Claim, NewEvent, StoreError};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PendingSignals {
     /// Signals in the order in which people sent them.
-    pub signals: Vec<Signal>,
+    pub signals: Vec<RequestedSignal>,
     /// Number of the last signal of the operation.
     pub last_seq: i64,
 }
 
 impl PendingSignals {
     /// Returns the signals after a number, or all of them.
-    pub fn after_seq(&self, seen: Option<i64>) -> impl Iterator<Item = Signal> {
+    pub fn after_seq(&self, seen: Option<i64>) -> impl Iterator<Item = RequestedSignal> {
         let fresh = seen.map_or(usize::MAX, |seen| {
             usize::try_from(self.last_seq - seen).unwrap_or(0)
         });
@@ -85,8 +85,8 @@ impl OperationQueries<'_, '_> {
                 last_seq: row.wish_seq,
             });
         }
-        let rows = sqlx::query_scalar!(
-            "SELECT wish FROM wishes WHERE tenant_id = $1 AND operation_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq",
+        let rows = sqlx::query!(
+            "SELECT wish, item_number FROM wishes WHERE tenant_id = $1 AND operation_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq",
             self.tx.tenant.0,
             claim.operation.0,
             row.seen_seq,
@@ -94,16 +94,20 @@ impl OperationQueries<'_, '_> {
         )
         .fetch_all(&mut *self.tx.inner)
         .await?;
-        let wishes = rows.into_iter().map(|text| {
-            decode_column(
-                serde_json::from_value(text.into()),
+        let wishes = rows.into_iter().map(|row| {
+            let signal = decode_column(
+                serde_json::from_value(row.wish.into()),
                 "wishes",
                 "wish",
                 claim.operation,
-            )
+            )?;
+            Ok(RequestedSignal {
+                signal,
+                item: row.item_number,
+            })
         });
         Ok(PendingSignals {
-            signals: wishes.collect::<Result<_, _>>()?,
+            signals: wishes.collect::<Result<_, StoreError>>()?,
             last_seq: row.wish_seq,
         })
     }

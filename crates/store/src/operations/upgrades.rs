@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{MeshId, OperationId, UpgradeId};
+use meshwright_model::rollout::RolloutPolicy;
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::{Finding, UpgradePolicyChoice, UpgradeState};
 use meshwright_model::version::{RevisionName, Version};
@@ -28,6 +29,8 @@ pub struct NewUpgrade {
     pub revision: RevisionName,
     /// Choices that the caller made for the upgrade, such as the strategy.
     pub choice: UpgradePolicyChoice,
+    /// Waves and limits of the roll-out.
+    pub rollout: RolloutPolicy,
 }
 
 /// An upgrade as the service knows it.
@@ -43,6 +46,8 @@ pub struct Upgrade {
     pub to: Version,
     /// Choices that the caller made for the upgrade, such as the strategy.
     pub choice: UpgradePolicyChoice,
+    /// Waves and limits of the roll-out, the stage that restarts the workloads.
+    pub rollout: RolloutPolicy,
     /// State of the upgrade; see [`UpgradeState`].
     pub state: UpgradeState,
     /// Number of state changes so far, which serves as the version of the upgrade.
@@ -80,14 +85,15 @@ impl UpgradeQueries<'_, '_> {
             .await?;
         let state = UpgradeState::Planned;
         sqlx::query!(
-            "INSERT INTO upgrades (tenant_id, upgrade_id, mesh_id, from_version, to_version, choice, state, state_body, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO upgrades (tenant_id, upgrade_id, mesh_id, from_version, to_version, choice, rollout, state, state_body, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
             self.tx.tenant.0,
             new.id.0,
             new.mesh.0,
             new.from.to_string(),
             new.to.to_string(),
             to_json(&new.choice),
+            to_json(&new.rollout),
             state.as_str(),
             to_json(&state),
             now.to_sqlx() as _
@@ -161,7 +167,7 @@ impl UpgradeQueries<'_, '_> {
     ) -> Result<Vec<Upgrade>, StoreError> {
         let (from, to) = id_bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
-            "SELECT upgrade_id, mesh_id, from_version, to_version, choice, state_body, transitions, operation_id, created_at, ended_at,
+            "SELECT upgrade_id, mesh_id, from_version, to_version, choice, rollout, state_body, transitions, operation_id, created_at, ended_at,
                  findings, findings_accepted_by, findings_accepted_at
              FROM upgrades WHERE tenant_id = $1 AND upgrade_id BETWEEN $2 AND $6
                  AND ($3::uuid IS NULL OR (mesh_id = $3 AND EXISTS (
@@ -188,6 +194,12 @@ impl UpgradeQueries<'_, '_> {
                     serde_json::from_value(row.choice),
                     "upgrades",
                     "choice",
+                    id,
+                )?,
+                rollout: decode_column(
+                    serde_json::from_value(row.rollout),
+                    "upgrades",
+                    "rollout",
                     id,
                 )?,
                 state: decode_column(

@@ -2,6 +2,7 @@
 
 use meshwright_model::Clock;
 use meshwright_model::ids::UpgradeId;
+use meshwright_model::rollout::RolloutPolicy;
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::{UpgradePolicyChoice, Verb};
 use meshwright_model::version::Version;
@@ -45,6 +46,7 @@ impl Fleet {
             to,
             revision,
             choice,
+            rollout: RolloutPolicy::default(),
         };
         tx.upgrades()
             .create_upgrade(&new, self.clock.now())

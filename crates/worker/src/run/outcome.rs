@@ -142,7 +142,10 @@ impl Run<'_> {
         // this pause. Any other pending signal has to be processed first, so that the state of the
         // upgrade and the behaviour of the operation agree; the conflict restarts the claim.
         let unseen = tx.operations().read_pending_signals(&self.claim).await?;
-        if unseen.after_seq(seen).any(|wish| wish != Signal::Pause) {
+        if unseen
+            .after_seq(seen)
+            .any(|wish| wish.signal != Signal::Pause)
+        {
             return Err(StoreError::SerializationConflict);
         }
         let seen = Some(unseen.last_seq);

@@ -1,7 +1,7 @@
 //! Processes the signals of people to an operation (pause, resume, retry, cancel) between two
 //! rounds.
 
-use meshwright_model::operation::{OperationState, Problem, Signal, StepEvent};
+use meshwright_model::operation::{OperationState, Problem, RequestedSignal, Signal, StepEvent};
 use meshwright_model::plan::Step;
 use meshwright_store::{OperationUpdate, StoreError};
 
@@ -15,8 +15,12 @@ impl Run<'_> {
         let unseen = tx.operations().read_pending_signals(&self.claim).await?;
         drop(tx);
         let seen = Some(unseen.last_seq);
-        for wish in &unseen.signals {
-            match wish {
+        for RequestedSignal { signal, item } in &unseen.signals {
+            if let Some(number) = item {
+                self.apply_signal_to_step(*signal, *number).await?;
+                continue;
+            }
+            match signal {
                 // An operation that is paused already keeps the problem that it is paused for.
                 Signal::Pause if matches!(self.operation.state, OperationState::Paused { .. }) => {}
                 Signal::Pause => {
@@ -59,6 +63,41 @@ impl Run<'_> {
             locked.commit_and_renew(tx).await?;
         }
         Ok(None)
+    }
+
+    /// Tries one step again, or goes on without it. An operation that is paused because of the
+    /// workloads that are left runs again, and its search decides what follows.
+    async fn apply_signal_to_step(
+        &mut self,
+        signal: Signal,
+        number: i32,
+    ) -> Result<(), StoreError> {
+        if matches!(&self.operation.state, OperationState::Paused { problem } if problem.is_partial_rollout())
+        {
+            self.operation.state = OperationState::Running;
+        }
+        let Some(progress) = self
+            .steps
+            .iter()
+            .find(|item| item.number == number)
+            .map(|item| &item.progress)
+        else {
+            return Ok(());
+        };
+        let event = match signal {
+            Signal::Retry if progress.failed.is_some() => Some(StepEvent::Retried),
+            Signal::Skip if !progress.done && !progress.skipped => Some(StepEvent::Skipped),
+            // An excluded restart must not be begun as it is planned, because its next pods may lack
+            // their sidecar. The search judges the workload again and adds a restart that is safe.
+            _ => None,
+        };
+        match event {
+            Some(event) => self.add_event_to_steps(&[number], &event).await,
+            None => {
+                self.samples.clear();
+                Ok(())
+            }
+        }
     }
 
     /// Goes on without the steps that cannot be carried out: those that failed, and the workloads

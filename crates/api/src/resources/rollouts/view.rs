@@ -1,0 +1,111 @@
+//! Converts roll-outs and their workloads to their wire form.
+
+use meshwright_model::operation::StepState;
+use meshwright_model::plan::Step;
+use meshwright_model::rollout::RolloutPolicy;
+use meshwright_store::{Operation, RolloutItem, RolloutStateCount};
+use meshwright_wire::{Rollout, RolloutActionValue, RolloutCounts, RolloutWaveProgress};
+
+use crate::resources::rollouts::policy::policy_view;
+use crate::resources::views;
+
+/// Converts a roll-out. `counts` may hold those of other roll-outs too.
+pub(super) fn rollout_view(
+    found: &Operation,
+    policy: &RolloutPolicy,
+    counts: &[RolloutStateCount],
+) -> Rollout {
+    let shown = views::operation(found, (0, 0));
+    let counts: Vec<&RolloutStateCount> = counts
+        .iter()
+        .filter(|count| count.operation == found.id)
+        .collect();
+    let heads = found.waves.as_deref().unwrap_or_default();
+    let waves = (1..)
+        .zip(wave_indexes(&counts))
+        .map(|(number, index)| RolloutWaveProgress {
+            number,
+            title: heads
+                .get(index)
+                .map(|head| head.title.clone())
+                .unwrap_or_default(),
+            counts: sum_counts(counts.iter().copied().filter(|count| count.wave == index)),
+        });
+    Rollout {
+        id: shown.id,
+        kind: shown.kind,
+        mesh_id: shown.mesh_id.unwrap_or_default(),
+        upgrade_id: shown.upgrade_id,
+        state: shown.state,
+        problem: shown.problem,
+        done: shown.done,
+        waiting_for: shown.waiting_for,
+        pending_verbs: shown.pending_verbs,
+        policy: policy_view(policy),
+        counts: sum_counts(counts.iter().copied()),
+        waves: waves.collect(),
+        forecast: None,
+        created_at: shown.created_at,
+        ended_at: shown.ended_at,
+    }
+}
+
+/// Returns the places in the plan of the waves that replace pods, in order.
+fn wave_indexes(counts: &[&RolloutStateCount]) -> Vec<usize> {
+    let mut waves: Vec<usize> = counts.iter().map(|count| count.wave).collect();
+    waves.sort_unstable();
+    waves.dedup();
+    waves
+}
+
+/// Returns the places in the plan of the waves of one roll-out that replace pods, in order. The
+/// number of a wave is its position in this list, from 1.
+pub(super) fn wave_numbers(counts: &[RolloutStateCount]) -> Vec<usize> {
+    wave_indexes(&counts.iter().collect::<Vec<_>>())
+}
+
+fn sum_counts<'a>(counts: impl Iterator<Item = &'a RolloutStateCount>) -> RolloutCounts {
+    let mut sum = RolloutCounts::default();
+    for count in counts {
+        match count.state {
+            Some(StepState::Pending) => sum.pending += count.count,
+            Some(StepState::Started) => sum.started += count.count,
+            Some(StepState::Done) => sum.done += count.count,
+            Some(StepState::Failed) => sum.failed += count.count,
+            Some(StepState::Excluded) => sum.excluded += count.count,
+            Some(StepState::Skipped) => sum.skipped += count.count,
+            None => {}
+        }
+    }
+    sum
+}
+
+/// Converts a workload of a roll-out. `waves` are the places of the waves that replace pods.
+pub(super) fn item_view(
+    item: &RolloutItem,
+    waves: &[usize],
+) -> Option<meshwright_wire::RolloutItem> {
+    let object = item.object()?;
+    let wave = waves.iter().position(|wave| *wave == item.wave)?;
+    let action = match item.step {
+        Step::Evict { .. } => RolloutActionValue::Evict,
+        _ => RolloutActionValue::Restart,
+    };
+    let problem = item.progress.failed.as_ref();
+    Some(meshwright_wire::RolloutItem {
+        number: item.number,
+        wave: u32::try_from(wave + 1).unwrap_or(u32::MAX),
+        cluster: object.cluster.to_string(),
+        namespace: object.namespace.to_owned(),
+        kind: object.kind.into(),
+        name: object.shown_name().to_owned(),
+        action: action.into(),
+        state: item.progress.state().into(),
+        problem: problem
+            .or(item.progress.excluded.as_ref())
+            .map(views::problem_view),
+        attempts: item.attempts,
+        started_at: item.started_at,
+        ended_at: item.ended_at,
+    })
+}
