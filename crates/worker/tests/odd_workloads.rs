@@ -293,3 +293,107 @@ fn was_removed(fleet: &Fleet, target: &Target) -> bool {
         .iter()
         .any(|write| write.target == *target && write.from.is_some() && write.to.is_none())
 }
+
+/// Sends a signal to one step of the upgrade's current stage, as the API does, and runs all work
+/// that follows.
+async fn ask_step(fleet: &Fleet, upgrade: UpgradeId, verb: Verb, number: i32) -> UpgradeState {
+    let mut tx = fleet.db.begin_beside_workers().await;
+    tx.upgrades()
+        .apply_verb_to_item(upgrade, (verb, "key:test"), number, fleet.clock.as_ref())
+        .await
+        .expect("a verb that fits");
+    tx.commit().await.expect("a commit");
+    fleet.run_due().await;
+    fleet.upgrade(upgrade).await.state
+}
+
+/// Returns the numbers of the steps of the upgrade's current stage that are in a state.
+async fn steps_in(fleet: &Fleet, upgrade: UpgradeId, state: StepState) -> Vec<i32> {
+    let operation = fleet.upgrade(upgrade).await.operation.expect("a stage");
+    let mut tx = fleet.db.begin_beside_workers().await;
+    let steps = tx.operations().list_steps(operation).await.expect("steps");
+    let restarts = steps
+        .iter()
+        .filter(|item| matches!(item.step, Step::Restart { .. }));
+    restarts
+        .filter(|item| item.progress.state() == state)
+        .map(|item| item.number)
+        .collect()
+}
+
+/// Promotes a canary of which the workloads in `stable` never become ready in c1 and in c2.
+async fn promoted_with_two_broken_workloads() -> (Fleet, UpgradeId) {
+    let (fleet, upgrade) = verifying(3600).await;
+    for member in ["c1", "c2"] {
+        fleet
+            .clusters
+            .set_rollout_behaviour(member, &web("stable"), RolloutBehaviour::NeverReady);
+    }
+    paused(fleet.apply_verb_and_run(upgrade, Verb::Promote).await.state);
+    (fleet, upgrade)
+}
+
+fn restarts_of(fleet: &Fleet, member: &str) -> usize {
+    let journal = fleet.clusters.journal();
+    let of = |target: &Target| matches!(target, Target::Workload { member: at, workload } if at.as_str() == member && workload.namespace == "stable");
+    journal.iter().filter(|write| of(&write.target)).count()
+}
+
+#[tokio::test]
+async fn d2_a_retry_of_one_workload_restarts_that_one_only() {
+    let (fleet, upgrade) = promoted_with_two_broken_workloads().await;
+    let failed = steps_in(&fleet, upgrade, StepState::Failed).await;
+    assert_eq!(failed.len(), 2);
+    for member in ["c1", "c2"] {
+        fleet
+            .clusters
+            .set_rollout_behaviour(member, &web("stable"), RolloutBehaviour::Healthy);
+    }
+    let before = (restarts_of(&fleet, "c1"), restarts_of(&fleet, "c2"));
+    let problem = paused(ask_step(&fleet, upgrade, Verb::Retry, failed[0]).await);
+    assert_eq!(problem.code, "rollout_partial", "{}", problem.message);
+    assert_eq!(
+        steps_in(&fleet, upgrade, StepState::Failed).await,
+        failed[1..]
+    );
+    let after = (restarts_of(&fleet, "c1"), restarts_of(&fleet, "c2"));
+    assert_eq!(after.0 + after.1, before.0 + before.1 + 1);
+    let held = ask_step(&fleet, upgrade, Verb::Retry, failed[1]).await;
+    assert_eq!(held.as_str(), "holding", "{held:?}");
+}
+
+#[tokio::test]
+async fn d2_a_roll_out_ends_when_its_last_workload_is_skipped() {
+    let (fleet, upgrade) = promoted_with_two_broken_workloads().await;
+    let failed = steps_in(&fleet, upgrade, StepState::Failed).await;
+    let problem = paused(ask_step(&fleet, upgrade, Verb::Skip, failed[0]).await);
+    assert_eq!(problem.code, "rollout_partial", "{}", problem.message);
+    let held = ask_step(&fleet, upgrade, Verb::Skip, failed[1]).await;
+    assert_eq!(held.as_str(), "holding", "{held:?}");
+    for member in ["c1", "c2"] {
+        assert!(images(&fleet, member, "stable").contains(OLD_IMAGE));
+    }
+}
+
+/// A restart that was excluded would start pods without their sidecar, so it is not begun as it is.
+#[tokio::test]
+async fn d2_a_retry_of_an_excluded_workload_looks_again_before_it_restarts() {
+    let (fleet, upgrade) = verifying(3600).await;
+    let next = |pod: NextPod| fleet.clusters.set_next_pod("c1", &web("stable"), pod);
+    next(NextPod::NotInjected);
+    paused(fleet.apply_verb_and_run(upgrade, Verb::Promote).await.state);
+    let excluded = steps_in(&fleet, upgrade, StepState::Excluded).await;
+    paused(ask_step(&fleet, upgrade, Verb::Retry, excluded[0]).await);
+    assert_eq!(
+        restarts_of(&fleet, "c1"),
+        0,
+        "its next pod would have no sidecar"
+    );
+    next(NextPod::Injected(meshwright_model::plan::Sidecar {
+        revision: "1-27-9".parse().expect("a revision name"),
+        image: NEW_IMAGE.into(),
+    }));
+    let held = ask_step(&fleet, upgrade, Verb::Retry, excluded[0]).await;
+    assert_eq!(held.as_str(), "holding", "{held:?}");
+    assert!(images(&fleet, "c1", "stable").contains(NEW_IMAGE));
+}

@@ -20,7 +20,7 @@ use crate::request::caller::{Authenticated, Caller};
 use crate::request::long_poll::WaitQuery;
 use crate::request::mutation::{Body, MutationOutcome};
 use crate::request::pagination::{ListRequest, Unfiltered};
-use crate::request::params::parse_id;
+use crate::request::params::{parse_id, require_referenced};
 use crate::resources::meshes::{LockMode, authorized_mesh, queue_operation};
 use crate::resources::operations::ended_or_awaits_person;
 
@@ -137,14 +137,16 @@ async fn authorized_rollout(
     mesh: &str,
     rollout: &str,
 ) -> Result<meshwright_store::Operation> {
-    let mesh: MeshId = parse_id(mesh, "mesh")?;
-    let id: OperationId = parse_id(rollout, "roll-out")?;
-    caller.require_permission_on(Action::Read, &[Scope::Mesh(mesh)], "mesh")?;
-    let found = tx.operations().get_operation(id).await?;
+    const WHAT: &str = "roll-out";
+    let mesh: MeshId = parse_id(mesh, WHAT)?;
+    let id: OperationId = parse_id(rollout, WHAT)?;
+    caller.require_permission_on(Action::Read, &[Scope::Mesh(mesh)], WHAT)?;
+    let absent = || ApiError::not_found(WHAT);
+    let found = require_referenced(tx.operations().get_operation(id).await, absent)?;
     if found.mesh == Some(mesh) && found.kind.is_rollout() {
         Ok(found)
     } else {
-        Err(ApiError::not_found("roll-out"))
+        Err(absent())
     }
 }
 

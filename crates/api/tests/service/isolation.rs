@@ -35,19 +35,14 @@ struct Ids {
 impl Ids {
     async fn of(fleet: &Fleet) -> Self {
         let upgrade = fleet.get_or_plan_upgrade().await.to_string();
+        // A roll-out is an operation, so both have one id.
+        let operation = fleet.get_or_queue_rollout().await.to_string();
         let mut tx = fleet.db.begin_beside_workers().await;
         let cluster = tx
             .clusters()
             .list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
             .await
             .expect("clusters")[0]
-            .id
-            .to_string();
-        let operation = tx
-            .operations()
-            .list_operations(&AccessFilter::ALL, None, Page::ALL)
-            .await
-            .expect("operations")[0]
             .id
             .to_string();
         let key = tx
@@ -149,6 +144,7 @@ impl Ids {
             .replace("{cluster_id}", &self.cluster)
             .replace("{upgrade_id}", &self.upgrade)
             .replace("{operation_id}", &self.operation)
+            .replace("{rollout_id}", &self.operation)
             .replace("{key_id}", &self.key)
             .replace("{tenant_id}", &self.tenant)
             .replace("{version}", "1.27.8.1")

@@ -19,6 +19,7 @@ mod meshes;
 mod oidc;
 mod operations;
 mod requests;
+mod rollouts;
 mod support;
 mod tenants;
 mod trips;

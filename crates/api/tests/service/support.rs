@@ -232,18 +232,13 @@ impl Service {
     /// Ids of this tenant's own things, by the names that paths use.
     pub(crate) async fn path(&self, template: &str, verb: &str) -> String {
         let upgrade = self.fleet.get_or_plan_upgrade().await;
+        let rollout = self.fleet.get_or_queue_rollout().await;
         let mut tx = self.fleet.db.begin_beside_workers().await;
         let cluster = tx
             .clusters()
             .list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
             .await
             .expect("clusters")[0]
-            .id;
-        let operation = tx
-            .operations()
-            .list_operations(&AccessFilter::ALL, None, Page::ALL)
-            .await
-            .expect("operations")[0]
             .id;
         let key = tx
             .api_keys()
@@ -257,7 +252,8 @@ impl Service {
             .replace("{mesh_id}", &self.fleet.mesh.to_string())
             .replace("{cluster_id}", &cluster.to_string())
             .replace("{upgrade_id}", &upgrade.to_string())
-            .replace("{operation_id}", &operation.to_string())
+            .replace("{operation_id}", &rollout.to_string())
+            .replace("{rollout_id}", &rollout.to_string())
             .replace("{key_id}", &key)
             .replace("{tenant_id}", &self.fleet.db.tenant.to_string())
             .replace("{version}", "1.27.8.1")
@@ -308,6 +304,9 @@ fn action(id: &str) -> Action {
         | "getUpgrade"
         | "listOperations"
         | "getOperation"
+        | "listRollouts"
+        | "getRollout"
+        | "listRolloutItems"
         | "listEvents"
         | "getUsage" => Action::Read,
         "listTenants" | "getTenant" => Action::ReadPlatform,
@@ -323,7 +322,9 @@ fn action(id: &str) -> Action {
             Action::ChangeClusters
         }
         "createMesh" | "changeMesh" | "deleteMesh" | "undeleteMesh" | "retryMesh"
-        | "setInjection" | "createRestart" | "askOperation" => Action::ChangeMeshes,
+        | "setInjection" | "createRestart" | "createRollout" | "askRollout" | "askOperation" => {
+            Action::ChangeMeshes
+        }
         "createUpgrade" | "moveNamespaces" | "askUpgrade" => Action::Upgrade,
         "listApiKeys"
         | "getApiKey"
@@ -385,10 +386,9 @@ pub(crate) fn routes() -> Vec<Route> {
                 "createApiKey" => json!({ "name": "k9", "role": "viewer" }),
                 _ => json!({}),
             };
-            let verb = if id == "askOperation" {
-                "pause"
-            } else {
-                "start"
+            let verb = match id.as_str() {
+                "askOperation" | "askRollout" => "pause",
+                _ => "start",
             };
             let action = action(&id);
             all.push(Route {

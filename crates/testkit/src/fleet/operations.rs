@@ -5,7 +5,7 @@ use std::time::Duration;
 use meshwright_model::Clock;
 use meshwright_model::ids::{ClusterId, OperationId};
 use meshwright_model::operation::OperationKind;
-use meshwright_store::{NewOperation, Operation};
+use meshwright_store::{NewOperation, Operation, Page};
 use serde_json::Value;
 
 use super::{Fleet, new_cluster};
@@ -120,6 +120,27 @@ impl Fleet {
             .expect("an operation");
         tx.commit().await.expect("a commit");
         id
+    }
+
+    /// Returns the newest roll-out of the mesh, or queues a restart if there is none.
+    ///
+    /// # Panics
+    /// Panics when the database fails.
+    pub async fn get_or_queue_rollout(&self) -> OperationId {
+        let mut tx = self.db.begin_beside_workers().await;
+        let known = tx
+            .operations()
+            .list_rollouts(self.mesh, Page::ALL)
+            .await
+            .expect("roll-outs");
+        drop(tx);
+        match known.first() {
+            Some(rollout) => rollout.id,
+            None => {
+                self.queue_operation(OperationKind::Restart, Value::Null)
+                    .await
+            }
+        }
     }
 
     /// Returns an operation as it is stored.
