@@ -7,7 +7,8 @@ use crate::options::{CliArgs, Command};
 use crate::output::print_line;
 use crate::profile::{Profile, resolve_profile, save_profile};
 use crate::{
-    Result, access, audit, catalogue, clusters, events, meshes, operations, upgrades, webhooks,
+    Result, access, audit, catalogue, clusters, events, meshes, operations, rollouts, upgrades,
+    webhooks,
 };
 
 pub(crate) async fn run_command(options: CliArgs) -> Result<()> {
@@ -22,6 +23,7 @@ pub(crate) async fn run_command(options: CliArgs) -> Result<()> {
         Command::Cluster(command) => clusters::run_cluster_command(&client, format, command).await,
         Command::Mesh(command) => meshes::run_mesh_command(&client, format, command).await,
         Command::Upgrade(command) => upgrades::run_upgrade_command(&client, format, command).await,
+        Command::Rollout(command) => rollouts::run_rollout_command(&client, format, command).await,
         Command::Operation(command) => {
             operations::run_operation_command(&client, format, command).await
         }

@@ -28,6 +28,8 @@ mod operations;
 mod options;
 mod output;
 mod profile;
+mod rollout_policy;
+mod rollouts;
 mod upgrades;
 mod watch;
 mod webhooks;

@@ -9,6 +9,7 @@ mod catalogue;
 mod clusters;
 mod meshes;
 mod operations;
+mod rollouts;
 mod upgrades;
 mod webhooks;
 
@@ -17,6 +18,7 @@ pub(crate) use catalogue::{HostingCommand, ImportReleaseArgs, ReleaseCommand, Se
 pub(crate) use clusters::{ClusterCommand, RegisterClusterArgs, RenewCredentialArgs};
 pub(crate) use meshes::{CreateMeshArgs, DataPlaneCommand, MeshCommand, SetInjectionArgs};
 pub(crate) use operations::{OperationCommand, OperationVerbArgs};
+pub(crate) use rollouts::{ItemVerbArgs, ItemsArgs, PolicyArgs, RolloutCommand, RolloutVerbArgs};
 pub(crate) use upgrades::{ConfirmedVerbArgs, PlanUpgradeArgs, UpgradeCommand, UpgradeVerbArgs};
 pub(crate) use webhooks::WebhookCommand;
 
@@ -70,6 +72,9 @@ pub(crate) enum Command {
     /// Plan, show and control upgrades of meshes.
     #[command(subcommand)]
     Upgrade(UpgradeCommand),
+    /// Plan, start, show and control roll-outs, which restart workloads in waves.
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
     /// Show and control operations.
     #[command(subcommand)]
     Operation(OperationCommand),

@@ -10,6 +10,7 @@ use crate::options::{
     ConfirmedVerbArgs, OutputFormat, PlanUpgradeArgs, UpgradeCommand, UpgradeVerbArgs, WaitArgs,
 };
 use crate::output::{eprint_line, join_names, print_value};
+use crate::rollout_policy::parse_policy;
 use crate::{Failure, Result, watch};
 
 const UPGRADE_COLUMNS: [&str; 6] = ["from", "to", "strategy", "state", "you can", "id"];
@@ -91,6 +92,7 @@ async fn plan_upgrade(
         hold_seconds: arguments.hold_seconds,
         accept_warnings: arguments.accept_warnings,
         labels: LabelPolicy::from_name(arguments.labels),
+        rollout: parse_policy(&arguments.rollout)?,
     };
     let planned: UpgradeView = client
         .post(&format!("/v1/meshes/{id}/upgrades"), &body, None)

@@ -243,3 +243,107 @@ fn deleted_meshes_are_listed_with_the_ids_that_undelete_takes() {
         ["GET /v1/meshes?show_deleted=true&label_selector=team%3Da&page_size=500"]
     );
 }
+
+fn counts(done: i64, failed: i64) -> Value {
+    json!({ "pending": 0, "started": 0, "done": done, "failed": failed, "excluded": 0, "skipped": 0 })
+}
+
+fn rollout(state: &str, forecast: &Value) -> Value {
+    json!({
+        "id": "op_1", "kind": "restart", "mesh_id": "mesh_1", "upgrade_id": null, "state": state,
+        "problem": (state == "paused").then(problem), "done": state == "succeeded", "waiting_for": null, "pending_verbs": [],
+        "policy": { "waves": [], "max_failures": null, "on_failure": "pause" }, "counts": counts(3, 1),
+        "waves": [{ "number": 1, "title": "10 %", "counts": counts(3, 1) }], "forecast": forecast,
+        "created_at": "2026-01-01T00:00:00Z", "ended_at": null,
+    })
+}
+
+fn forecast_of(workloads: &Value) -> Value {
+    json!({
+        "observed_at": "2026-01-01T00:00:00Z", "workloads": workloads,
+        "waves": [{ "number": 1, "title": "10 %", "restarts": 1, "pods": 2, "left": 1, "soak_seconds": 600 }],
+    })
+}
+
+/// The operation of a roll-out, which names its mesh.
+fn operation_of_mesh() -> Value {
+    let mut shown = operation("running", &[]);
+    shown["mesh_id"] = json!("mesh_1");
+    shown
+}
+
+#[test]
+fn d3_the_plan_of_a_roll_out_names_what_cannot_be_restarted_and_why() {
+    let workload = |name: &str, action: &str, reason: &str| {
+        json!({
+            "wave": 1, "cluster": "c1", "namespace": "shop", "kind": "deployment", "name": name, "pods": 2, "action": action,
+            "reason": { "code": "x", "message": reason },
+        })
+    };
+    let told = forecast_of(&json!([
+        workload("web", "restart", "Another revision injected a pod."),
+        workload("db", "left", "The Deployment is paused."),
+        workload("fine", "none", "It is fine."),
+    ]));
+    let command = ["rollout", "plan", "mesh_1", "--wave", "percent=10 soak=10m"];
+    let (output, asked) = run(&command, &[rollout("queued", &told)]);
+    let (shown, said) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(shown.contains("shop/deployment/web"), "{shown}");
+    assert!(shown.contains("The Deployment is paused."), "{shown}");
+    assert!(!shown.contains("fine"), "{shown}");
+    assert!(
+        said.contains(
+            "wave 1 (10 %): 1 restarts of 2 pods, 1 left, then 600 seconds until the next wave"
+        ),
+        "{said}"
+    );
+    assert_eq!(
+        asked,
+        ["POST /v1/meshes/mesh_1/rollouts?validate_only=true"]
+    );
+    let nothing = rollout("queued", &forecast_of(&json!([])));
+    let (output, _) = run(&command, &[nothing]);
+    assert!(text(&output.stderr).contains("No workload needed a restart"));
+    let (output, asked) = run(&["rollout", "plan", "m", "--wave", "soak=soon"], &[]);
+    assert_eq!((output.status.code(), asked.len()), (Some(2), 0));
+}
+
+#[test]
+fn d2_roll_outs_are_shown_and_one_workload_is_tried_again() {
+    let (output, asked) = run(
+        &["rollout", "get", "op_1"],
+        &[operation_of_mesh(), rollout("paused", &Value::Null)],
+    );
+    let said = text(&output.stderr);
+    assert!(said.contains("restart is paused"), "{said}");
+    assert!(said.contains("Bring the cluster back."), "{said}");
+    assert!(text(&output.stdout).contains("10 %"));
+    let path = "/v1/meshes/mesh_1/rollouts/op_1";
+    assert_eq!(
+        asked,
+        ["GET /v1/operations/op_1".to_owned(), format!("GET {path}")]
+    );
+    let (output, asked) = run(
+        &["rollout", "retry", "op_1", "--item", "4"],
+        &[operation_of_mesh(), rollout("paused", &Value::Null)],
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(asked[1], format!("POST {path}/retry"));
+    let none = json!({ "items": [] });
+    let (output, asked) = run(
+        &["rollout", "items", "op_1", "--state", "failed"],
+        &[operation_of_mesh(), none.clone()],
+    );
+    assert!(text(&output.stderr).contains("It finds them while it runs."));
+    assert_eq!(
+        asked[1],
+        format!("GET {path}/items?state=failed&page_size=500")
+    );
+    let (output, _) = run(&["rollout", "list", "mesh_1"], &[none]);
+    assert!(text(&output.stderr).contains("no roll-out yet"));
+    let list = json!({ "items": [rollout("succeeded", &Value::Null)] });
+    let (output, _) = run(&["--output", "json", "rollout", "list", "mesh_1"], &[list]);
+    let read: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(read["items"][0]["counts"]["done"], json!(3));
+}

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::WaitArgs;
+use super::{PolicyArgs, WaitArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum UpgradeCommand {
@@ -90,6 +90,8 @@ pub(crate) struct PlanUpgradeArgs {
     /// Handling of namespaces whose label names the old revision: relabel, alias or block.
     #[arg(long, default_value = "relabel")]
     pub(crate) labels: String,
+    #[command(flatten)]
+    pub(crate) rollout: PolicyArgs,
     /// Start the upgrade at once.
     #[arg(long)]
     pub(crate) start: bool,
