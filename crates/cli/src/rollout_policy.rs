@@ -17,6 +17,7 @@ pub(crate) fn parse_policy(given: &PolicyArgs) -> Result<Option<RolloutPolicy>> 
         max_concurrent_per_namespace: given.per_namespace,
         max_failures: given.max_failures,
         on_failure: on_failure.unwrap_or_else(|| default.on_failure.clone()),
+        evict_pods: given.evict_pods,
     };
     Ok((policy != default).then_some(policy))
 }

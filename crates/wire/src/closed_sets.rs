@@ -165,6 +165,8 @@ closed_set!(RolloutActionValue {
 pub enum ForecastActionValue {
     /// The workload is restarted.
     Restart,
+    /// The pods of the workload are evicted, because a changed template does not replace them.
+    Evict,
     /// The workload needs a restart, and no restart of the service replaces its pods.
     Left,
     /// Nothing is done, because no restart is needed or the pods are replaced without the service.
@@ -173,6 +175,7 @@ pub enum ForecastActionValue {
 
 closed_set!(ForecastActionValue {
     Restart = "restart",
+    Evict = "evict",
     Left = "left",
     None = "none",
 });

@@ -44,6 +44,11 @@ pub struct RolloutPolicy {
     #[serde(default = "default_on_failure")]
     #[schema(inline)]
     pub on_failure: OnFailure,
+    /// True if pods are evicted, within their disruption budgets, which a changed template does not
+    /// replace: those of workloads that are paused, that have a partition or the strategy OnDelete,
+    /// or that another controller owns. Otherwise such workloads are left to their owners.
+    #[serde(default)]
+    pub evict_pods: bool,
 }
 
 fn default_on_failure() -> OnFailure {
@@ -59,6 +64,7 @@ impl Default for RolloutPolicy {
             max_concurrent_per_namespace: None,
             max_failures: None,
             on_failure: default_on_failure(),
+            evict_pods: false,
         }
     }
 }

@@ -9,7 +9,6 @@ use meshwright_model::observation::{Observation, foreign_istio_problem};
 use meshwright_model::operation::{OperationKind, Problem};
 use meshwright_model::plan::{Plan, Step, Target};
 use meshwright_model::problem::ProblemCode;
-use meshwright_model::rollout::RolloutPolicy;
 use meshwright_rollout::plan::{
     ControlPlane, MeshTopology, NamespaceKey, canary, data_plane, in_place, lifecycle, rollback,
 };
@@ -55,13 +54,6 @@ struct SetInjectionArguments {
     label: Option<String>,
 }
 
-/// Arguments of an operation of the kind `restart`.
-#[derive(Debug, Default, Deserialize)]
-struct RestartArguments {
-    #[serde(default)]
-    policy: RolloutPolicy,
-}
-
 /// Steps that the stages of an upgrade have started, with their captures, oldest first.
 pub(crate) type StepHistory = Vec<(OperationKind, Step, Option<String>)>;
 
@@ -91,7 +83,10 @@ pub(crate) async fn build_plan(
             };
             with_current_values(plan, world, chosen).await
         }
-        Kind::Restart => plan_restart(operation, layout, world).await,
+        Kind::Restart => Ok(data_plane::plan_restart(
+            layout,
+            &world.observe_mesh().await?,
+        )),
         Kind::SetInjection => plan_injection_change(operation, &world.observe_mesh().await?),
         Kind::Deploy => Ok(if is_canary(layout)? {
             canary::plan_deploy(layout, require_target(layout)?)
@@ -292,28 +287,6 @@ fn require_target(layout: &MeshTopology) -> Result<&ControlPlane, PlanError> {
 /// Returns true if the target has a revision of its own, and false for an upgrade in place.
 fn is_canary(layout: &MeshTopology) -> Result<bool, PlanError> {
     Ok(require_target(layout)?.revision != layout.current.revision)
-}
-
-/// Plans a restart of the mesh with the policy that was asked for.
-async fn plan_restart(
-    operation: &Operation,
-    layout: &MeshTopology,
-    world: &dyn MeshClusters,
-) -> Result<Plan, PlanError> {
-    let layout = MeshTopology {
-        rollout: restart_policy(operation)?,
-        ..layout.clone()
-    };
-    let survey = world.observe_mesh().await?;
-    Ok(data_plane::plan_restart(&layout, &survey))
-}
-
-/// Returns the policy of a restart.
-fn restart_policy(operation: &Operation) -> Result<RolloutPolicy, Problem> {
-    if operation.arguments.is_null() {
-        return Ok(RolloutPolicy::default());
-    }
-    parse_arguments::<RestartArguments>(operation).map(|arguments| arguments.policy)
 }
 
 /// Parses the arguments of an operation.

@@ -79,6 +79,10 @@ pub(crate) struct PolicyArgs {
     /// Action of a wave at its end if workloads are left: pause or continue.
     #[arg(long, value_name = "ACTION")]
     pub(crate) on_failure: Option<String>,
+    /// Evict pods, within their disruption budgets, that a changed template does not replace: of
+    /// workloads that are paused or that have a partition or the strategy `OnDelete`.
+    #[arg(long)]
+    pub(crate) evict_pods: bool,
 }
 
 #[derive(Debug, Clone, Args)]

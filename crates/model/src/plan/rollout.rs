@@ -169,6 +169,15 @@ impl RolloutPolicy {
         Ok(())
     }
 
+    /// Returns the policy with the last wave only, for a move or a rollback.
+    #[must_use]
+    pub fn without_waves(self) -> Self {
+        Self {
+            waves: Vec::new(),
+            ..self
+        }
+    }
+
     /// Returns the number of the wave that restarts a workload, from 0; the last one is the number
     /// of listed waves. `of_mesh` is true for a workload in the mesh's own namespace.
     pub fn wave_of(&self, cluster: &Name, workload: &WorkloadRef, of_mesh: bool) -> usize {

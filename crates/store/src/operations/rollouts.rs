@@ -64,8 +64,8 @@ pub struct RolloutStateCount {
 }
 
 impl OperationQueries<'_, '_> {
-    /// Reads the policy of a roll-out. The roll-out of an upgrade has the one of the upgrade, a
-    /// restart has its own, and all others have the default policy.
+    /// Reads the policy of a roll-out. The stages of an upgrade have the one of the upgrade; its waves
+    /// belong to the stage `roll`. A restart has its own.
     ///
     /// # Errors
     /// Returns [`StoreError::Corrupt`] when the stored policy does not fit [`RolloutPolicy`].
@@ -88,7 +88,7 @@ impl OperationQueries<'_, '_> {
     ) -> Result<Vec<RolloutPolicy>, StoreError> {
         let ruled = |rollout: &Operation| {
             let upgrade = rollout.upgrade?;
-            (rollout.kind == OperationKind::Roll).then_some(upgrade)
+            rollout.kind.is_rollout().then_some(upgrade)
         };
         let upgrades: Vec<uuid::Uuid> = rollouts.iter().filter_map(ruled).map(|id| id.0).collect();
         let mut known: BTreeMap<UpgradeId, RolloutPolicy> = BTreeMap::new();
@@ -107,7 +107,14 @@ impl OperationQueries<'_, '_> {
             }
         }
         let policy = |rollout: &Operation| match ruled(rollout) {
-            Some(upgrade) => Ok(known.get(&upgrade).cloned().unwrap_or_default()),
+            Some(upgrade) => {
+                let policy = known.get(&upgrade).cloned().unwrap_or_default();
+                Ok(if rollout.kind == OperationKind::Roll {
+                    policy
+                } else {
+                    policy.without_waves()
+                })
+            }
             None => rollout.rollout_policy(),
         };
         rollouts.iter().map(policy).collect()

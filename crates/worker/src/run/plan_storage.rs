@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 use meshwright_model::leftover::Leftover;
 use meshwright_model::operation::{OperationKind, OperationState};
 use meshwright_model::plan::{Plan, Target};
+use meshwright_model::rollout::RolloutPolicy;
 use meshwright_model::upgrade::{LabelPolicy, UpgradeState};
 use meshwright_rollout::plan::{MeshTopology, rollback};
 use meshwright_rollout::ports::{ClusterError, MeshClusters};
@@ -39,6 +40,7 @@ impl Run<'_> {
         let layout = self
             .without_planned_target(MeshTopology {
                 label_policy: labels,
+                rollout: self.load_rollout_policy().await?,
                 ..layout
             })
             .await?;
@@ -102,6 +104,16 @@ impl Run<'_> {
             .await?;
         locked.commit_and_renew(tx).await?;
         Ok(None)
+    }
+
+    /// Returns the waves and limits with which the operation restarts workloads. Only a plan that is
+    /// to be built needs them.
+    async fn load_rollout_policy(&self) -> Result<RolloutPolicy, StoreError> {
+        if !self.operation.kind.is_rollout() || self.operation.waves.is_some() {
+            return Ok(RolloutPolicy::default());
+        }
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        tx.operations().read_rollout_policy(&self.operation).await
     }
 
     /// Removes a target that is only planned from the topology of a restart. In place the target

@@ -45,7 +45,11 @@ fn forecast_namespace(
         let Some((action, reason)) = judge(survey, member, namespace, workload) else {
             continue;
         };
-        let wave = policy.wave_of(&member.member, &workload.workload);
+        let wave = policy.wave_of(&member.member, &workload.workload, namespace.of_mesh);
+        let action = match (action, workload.stuck) {
+            (Action::Left, Some(_)) if policy.evict_pods => Action::Evict,
+            (action, _) => action,
+        };
         into.push(ForecastWorkload {
             wave: to_u32(wave + 1),
             cluster: member.member.to_string(),
@@ -113,7 +117,7 @@ fn describe(code: Code) -> ForecastReason {
         Code::Revision => "Another revision injected a pod.",
         Code::Image => "A pod has another proxy image than its revision injects now.",
         Code::Paused => "The Deployment is paused, so a restart would wait for its owner.",
-        Code::OnDelete => "The update strategy is OnDelete: restart it yourself.",
+        Code::OnDelete => "The update strategy is OnDelete, so a changed template replaces no pod.",
         Code::Partition => "A partition of the StatefulSet keeps some of its pods.",
         Code::Owned => "Another controller owns it and would take a restart back.",
         Code::NoWorkload => {
@@ -140,17 +144,21 @@ fn forecast_waves(policy: &RolloutPolicy, workloads: &[ForecastWorkload]) -> Vec
     let last = ("all that is left".to_owned(), 0);
     let waves = (1..).zip(listed.chain([last]));
     let summed = waves.map(|(number, (title, soak_seconds))| {
-        let of_wave = |action: Action| {
+        let of_wave = |actions: &'static [Action]| {
+            let named = |workload: &ForecastWorkload| {
+                actions.iter().any(|action| workload.action == *action)
+            };
             workloads
                 .iter()
-                .filter(move |workload| workload.wave == number && workload.action == action)
+                .filter(move |workload| workload.wave == number && named(workload))
         };
+        let moved = &[Action::Restart, Action::Evict];
         ForecastWave {
             number,
             title,
-            restarts: to_u32(of_wave(Action::Restart).count()),
-            pods: of_wave(Action::Restart).map(|workload| workload.pods).sum(),
-            left: to_u32(of_wave(Action::Left).count()),
+            restarts: to_u32(of_wave(moved).count()),
+            pods: of_wave(moved).map(|workload| workload.pods).sum(),
+            left: to_u32(of_wave(&[Action::Left]).count()),
             soak_seconds,
         }
     });

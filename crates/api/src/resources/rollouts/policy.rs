@@ -34,6 +34,7 @@ pub(crate) fn parse_policy(
         },
         max_failures: sent.max_failures,
         on_failure,
+        evict_pods: sent.evict_pods,
     };
     policy.validate().map_err(|refused| {
         ApiError::invalid_field(&format!("{at}{}", refused.pointer), refused.message)
@@ -117,6 +118,7 @@ pub(crate) fn policy_view(policy: &RolloutPolicy) -> meshwright_wire::RolloutPol
         max_concurrent_per_namespace: limits.max_concurrent_per_namespace,
         max_failures: policy.max_failures,
         on_failure: policy.on_failure.into(),
+        evict_pods: policy.evict_pods,
     }
 }
 
