@@ -148,6 +148,11 @@ pub fn decide(
             capture,
             version: mark,
         },
+        // A replacement that makes no progress may need this write as its repair.
+        Ok(StepCheck::Deferred {
+            capture, version, ..
+        }) if run.waited > patience.for_step(step) => Decision::Act { capture, version },
+        Ok(StepCheck::Deferred { reason, .. }) => Decision::Wait(reason),
         Ok(StepCheck::Blocked(problem)) => Decision::Pause(problem),
         Ok(StepCheck::WaitUntil { reason, until }) => Decision::WaitUntil { reason, until },
         Ok(StepCheck::Restarts(restarts)) => Decision::AddRestarts(restarts),

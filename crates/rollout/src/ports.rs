@@ -232,6 +232,10 @@ pub struct ObservedWorkload {
     pub live: Vec<LivePod>,
     /// State of the rollout of the workload's newest pod template.
     pub rollout: Readiness,
+    /// True if a changed template makes the controller take the next pod at once, although an
+    /// earlier one does not serve yet. A `DaemonSet` does so, and a `StatefulSet` that manages its
+    /// pods in parallel: they wait only for pods of the newest template.
+    pub takes_next_at_once: bool,
 }
 
 /// Admission's answer to a new pod of a workload.
@@ -251,8 +255,8 @@ pub enum NextPod {
 pub struct LivePod {
     /// Identity of the pod: its name and its uid.
     pub version: ObjectVersion,
-    /// True if the pod serves.
-    pub ready: bool,
+    /// Whether the pod serves.
+    pub readiness: PodReadiness,
     /// True if the pod is being deleted.
     pub deleted: bool,
     /// Sidecar that the pod was injected with; `None` if it has none.
@@ -260,6 +264,18 @@ pub struct LivePod {
     /// True for a pod that terminates or that belongs to an earlier pod template: it disappears
     /// without a restart by us.
     pub terminating: bool,
+}
+
+/// Whether a pod serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodReadiness {
+    /// The pod serves.
+    Ready,
+    /// The pod does not serve yet, or not at present.
+    Starting,
+    /// A container of the pod does not start, for example because it crashes again and again or
+    /// because its image is missing. Waiting does not make such a pod serve.
+    Broken,
 }
 
 /// Right to write to clusters until a deadline, for one operation at one epoch.

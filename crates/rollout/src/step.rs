@@ -43,6 +43,20 @@ pub enum StepCheck {
         /// since.
         version: ObjectVersion,
     },
+    /// The target is at its start, but its pods are being replaced already, and a write now would
+    /// take one more away. The write follows when they are replaced, or when that makes no progress
+    /// for the limit of the step.
+    Deferred {
+        /// Reason why the write waits.
+        reason: String,
+        /// Number of pods of the newest template that serve. A higher number than before is
+        /// progress.
+        replaced: usize,
+        /// Value that an undo restores; `None` if the target is absent.
+        capture: Option<String>,
+        /// Version of the target that was checked.
+        version: ObjectVersion,
+    },
     /// No action is possible yet, for this reason: check again later.
     Waiting(String),
     /// The pods of a workload are being replaced.

@@ -97,6 +97,8 @@ struct Workload {
     /// Number of pods that are still to be replaced.
     outdated: usize,
     behaviour: RolloutBehaviour,
+    /// True while another change replaces its pods in parallel, as those of a `StatefulSet`.
+    replacing: bool,
 }
 
 #[derive(Debug, Default)]
@@ -182,6 +184,7 @@ impl FakeClusters {
             pods: vec![None; pods],
             outdated: 0,
             behaviour: RolloutBehaviour::Healthy,
+            replacing: false,
         };
         let key = (member, workload.clone());
         state.workloads.insert(key.clone(), born);

@@ -6,7 +6,7 @@ use meshwright_model::operation::Problem;
 use meshwright_model::plan::{Sidecar, WorkloadKind, WorkloadRef};
 use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL};
-use meshwright_rollout::ports::{LivePod, ObjectVersion, Readiness};
+use meshwright_rollout::ports::{LivePod, ObjectVersion, PodReadiness, Readiness};
 use serde_json::Value;
 
 use super::{number_at, object_version, text_at};
@@ -24,6 +24,9 @@ pub(super) struct WorkloadRecord {
     pub(super) template: PodLabels,
     pub(super) restart_blocker: Option<RestartBlocker>,
     pub(super) rolled: Readiness,
+    /// Whether a changed template makes the controller take the next pod at once, although an
+    /// earlier one does not serve yet.
+    pub(super) takes_next_at_once: bool,
 }
 
 /// Fields of a pod as its cluster shows it.
@@ -32,8 +35,7 @@ pub(super) struct PodRecord {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: String,
-    /// Whether the pod serves, from its condition `Ready`.
-    pub(super) ready: bool,
+    pub(super) readiness: PodReadiness,
     pub(super) owner: Option<WorkloadRef>,
     /// Kind of the controller that created the pod.
     pub(super) controller: Option<String>,
@@ -70,6 +72,7 @@ impl WorkloadRecord {
             },
             restart_blocker: restart_blocker_of(kind, object),
             rolled: rollout_readiness(&workload, object),
+            takes_next_at_once: takes_next_at_once(kind, object),
             workload,
         }
     }
@@ -82,7 +85,7 @@ impl PodRecord {
             namespace: part("/metadata/namespace"),
             name: part("/metadata/name"),
             uid: part("/metadata/uid"),
-            ready: is_ready(object),
+            readiness: pod_readiness(object),
             owner: owner_workload(object),
             controller: controller_kind(object),
             live: !matches!(
@@ -115,7 +118,7 @@ impl PodRecord {
     pub(super) fn to_live_pod(&self) -> LivePod {
         LivePod {
             version: self.version(),
-            ready: self.ready,
+            readiness: self.readiness,
             deleted: self.terminating,
             sidecar: self.sidecar.clone(),
             terminating: self.terminating,
@@ -134,13 +137,16 @@ fn controller_kind(pod: &Value) -> Option<String> {
     controller["kind"].as_str().map(str::to_owned)
 }
 
-/// Returns whether a pod has the condition `Ready`.
-fn is_ready(pod: &Value) -> bool {
-    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
-    conditions.is_some_and(|list| {
-        list.iter()
-            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
-    })
+/// Returns whether a pod serves, from its condition `Ready` and the states of its containers.
+fn pod_readiness(pod: &Value) -> PodReadiness {
+    let mut conditions = conditions(pod);
+    if conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True") {
+        PodReadiness::Ready
+    } else if waiting_containers(pod).next().is_some() {
+        PodReadiness::Broken
+    } else {
+        PodReadiness::Starting
+    }
 }
 
 /// Returns the labels of a namespace that decide on injection.
@@ -213,6 +219,18 @@ fn keeps_old_ordinals(object: &Value) -> bool {
     number_at(object, "/spec/updateStrategy/rollingUpdate/partition")
         > number_at(object, "/spec/ordinals/start")
         && wanted_replicas(object) > 0
+}
+
+/// Returns whether a changed template makes the controller of a workload take the next pod although
+/// an earlier one does not serve. A `DaemonSet` replaces pods of an earlier template that do not
+/// serve beside those that its limit allows, and a `StatefulSet` in parallel takes the pod with the
+/// highest ordinal first. A `StatefulSet` in order waits for each of its pods.
+fn takes_next_at_once(kind: WorkloadKind, object: &Value) -> bool {
+    match kind {
+        WorkloadKind::Deployment => false,
+        WorkloadKind::StatefulSet => object["spec"]["podManagementPolicy"] == "Parallel",
+        WorkloadKind::DaemonSet => true,
+    }
 }
 
 /// Returns the number of pods that a Deployment or `StatefulSet` asks for.
@@ -304,21 +322,25 @@ fn deadline_problem(workload: &WorkloadRef, failure: Option<String>) -> Problem 
 /// Returns Kubernetes' reason why a pod does not run: it has no node, or a container waits for
 /// something other than its start.
 fn waiting_reason(pod: &Value) -> Option<String> {
-    /// Reasons of every start.
-    const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
     let unscheduled = conditions(pod)
         .filter(|condition| condition["type"] == "PodScheduled" && condition["status"] == "False")
         .filter_map(|condition| condition["reason"].as_str());
-    let waiting = ["initContainerStatuses", "containerStatuses"]
+    unscheduled
+        .chain(waiting_containers(pod))
+        .find(|reason| is_plain_name(reason))
+        .map(str::to_owned)
+}
+
+/// Returns the reasons of the containers that wait for something other than their start.
+fn waiting_containers(pod: &Value) -> impl Iterator<Item = &str> {
+    /// Reasons of every start.
+    const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+    ["initContainerStatuses", "containerStatuses"]
         .into_iter()
         .filter_map(|list| pod["status"][list].as_array())
         .flatten()
         .filter_map(|container| text_at(container, "/state/waiting/reason"))
-        .filter(|reason| !STARTING.contains(reason));
-    unscheduled
-        .chain(waiting)
-        .find(|reason| is_plain_name(reason))
-        .map(str::to_owned)
+        .filter(|reason| !STARTING.contains(reason))
 }
 
 fn conditions(object: &Value) -> impl Iterator<Item = &Value> {

@@ -115,6 +115,26 @@ fn a_push_that_never_comes_true_is_not_repeated_for_ever() {
     assert!(matches!(ready(11), Decision::Pause(_)));
 }
 
+/// A replacement that comes to no end may need the restart as its repair.
+#[test]
+fn b7_a_restart_is_deferred_no_longer_than_the_limit_without_progress() {
+    let deferred = |waited| {
+        let check = StepCheck::Deferred {
+            reason: "its pods are being replaced".into(),
+            replaced: 3,
+            capture: None,
+            version: ObjectVersion::default(),
+        };
+        let run = StepTiming {
+            waited: minutes(waited),
+            ..StepTiming::default()
+        };
+        decide(&unused(), Ok(check), &run, &Timeouts::default())
+    };
+    assert!(matches!(deferred(9), Decision::Wait(reason) if reason.contains("being replaced")));
+    assert!(matches!(deferred(11), Decision::Act { .. }));
+}
+
 #[test]
 fn an_expired_fencing_token_stops_without_a_write() {
     assert_eq!(

@@ -4,7 +4,9 @@ use meshwright_model::Name;
 use meshwright_model::plan::Sidecar;
 
 use super::StepCheck;
-use crate::ports::{ClusterError, LivePod, MeshClusters, ObjectVersion, ObservedWorkload};
+use crate::ports::{
+    ClusterError, LivePod, MeshClusters, ObjectVersion, ObservedWorkload, PodReadiness,
+};
 
 /// Checks whether a pod, named as `name/uid`, is still there.
 pub(super) async fn check_pod(
@@ -46,8 +48,9 @@ pub(super) fn check_workload(wanted: &Sidecar, seen: &ObservedWorkload) -> StepC
     if ending > 0 {
         return replacing(format!("{ending} old pods are still ending"));
     }
-    let settled = right.iter().all(|pod| pod.ready && !pod.deleted);
-    match others.iter().find(|pod| settled || !pod.ready) {
+    let serves = |pod: &LivePod| pod.readiness == PodReadiness::Ready;
+    let settled = right.iter().all(|pod| serves(pod) && !pod.deleted);
+    match others.iter().find(|pod| settled || !serves(pod)) {
         Some(pod) => StepCheck::Ready {
             capture: seen.stamp.clone(),
             version: pod.version.clone(),

@@ -6,7 +6,9 @@ use meshwright_model::plan::{Sidecar, Stamp, WorkloadRef};
 use meshwright_model::problem::ProblemCode;
 
 use super::{StepCheck, StepContext, eviction};
-use crate::ports::{ClusterError, MeshClusters, ObservedWorkload, Readiness};
+use crate::ports::{
+    ClusterError, LivePod, MeshClusters, ObservedWorkload, PodReadiness, Readiness,
+};
 
 /// Checks whether every live pod of the workload has the wanted sidecar. The workload is ready for
 /// a restart until our stamp is on its pod template.
@@ -24,6 +26,21 @@ pub(super) async fn check(
     if *stamp == Stamp::Evict {
         return Ok(eviction::check_workload(wanted, &seen));
     }
+    Ok(check_stamp(
+        place,
+        (member, workload),
+        (wanted, stamp),
+        seen,
+    ))
+}
+
+/// Checks a workload that is restarted by a stamp on its pod template.
+fn check_stamp(
+    place: &StepContext<'_>,
+    (member, workload): (&Name, &WorkloadRef),
+    (wanted, stamp): (&Sidecar, &Stamp),
+    seen: ObservedWorkload,
+) -> StepCheck {
     let goal = place.restart_stamp(stamp);
     let carried = seen
         .live
@@ -34,15 +51,49 @@ pub(super) async fn check(
     let restores =
         matches!(stamp, Stamp::Former { .. }) && place.progress.attempt == 0 && seen.stamp != goal;
     if carried && !restores && seen.rollout == Readiness::Ready {
-        return Ok(StepCheck::Done);
+        return StepCheck::Done;
     }
     if (place.progress.is_started() && seen.stamp == goal) || (carried && !restores) {
-        return Ok(check_rollout(member, workload, wanted, &seen));
+        return check_rollout(member, workload, wanted, &seen);
     }
-    Ok(StepCheck::Ready {
-        capture: seen.stamp,
-        version: seen.version,
-    })
+    match describe_replacement(&seen) {
+        Some(state) => StepCheck::Deferred {
+            reason: format!(
+                "its pods are being replaced already, and a restart now would take one more away: {state}"
+            ),
+            replaced: seen
+                .live
+                .iter()
+                .filter(|pod| pod.readiness == PodReadiness::Ready && !pod.terminating)
+                .count(),
+            capture: seen.stamp,
+            version: seen.version,
+        },
+        None => StepCheck::Ready {
+            capture: seen.stamp,
+            version: seen.version,
+        },
+    }
+}
+
+/// Describes the replacement of pods that a new stamp would overlap with, so that the workload would
+/// lose one pod more than its owner allows. Returns `None` if there is none. Broken pods are no
+/// reason to wait, because the restart may be what repairs them.
+fn describe_replacement(seen: &ObservedWorkload) -> Option<String> {
+    if !seen.takes_next_at_once {
+        return None;
+    }
+    let (ending, kept): (Vec<&LivePod>, Vec<_>) = seen.live.iter().partition(|pod| pod.deleted);
+    let count = |state| kept.iter().filter(|pod| pod.readiness == state).count();
+    let (ending, starting) = (ending.len(), count(PodReadiness::Starting));
+    match &seen.rollout {
+        _ if ending + starting > 0 => {
+            Some(format!("{ending} are ending, {starting} do not serve yet"))
+        }
+        // Between its end and the start of the next one, no pod shows that it is being replaced.
+        Readiness::Pending(missing) if count(PodReadiness::Broken) == 0 => Some(missing.clone()),
+        _ => None,
+    }
 }
 
 /// Checks the rollout of a workload whose pod template has our stamp already.
@@ -90,3 +141,6 @@ fn check_rollout(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,17 @@ impl FakeClusters {
             .behaviour = temper;
     }
 
+    /// Begins or ends the replacement of a workload's pods by another change than ours. A restart
+    /// during the replacement would take one more pod away.
+    pub fn set_replacing(&self, member: &str, workload: &WorkloadRef, replacing: bool) {
+        let key = (member.parse().expect(member), workload.clone());
+        self.lock()
+            .workloads
+            .get_mut(&key)
+            .expect("a known workload")
+            .replacing = replacing;
+    }
+
     /// Deletes a namespace with all of its workloads, as its owner would.
     pub fn delete_namespace(&self, member: &str, namespace: &str) {
         let member: Name = member.parse().expect(member);

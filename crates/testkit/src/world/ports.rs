@@ -15,7 +15,7 @@ use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::RevisionName;
 use meshwright_rollout::ports::{
     ClusterError, Deadline, Fence, FencingToken, LivePod, MeshClusters, NextPod, ObjectVersion,
-    Observed, ObservedWorkload, Readiness, RevisionUsers, UserSearch,
+    Observed, ObservedWorkload, PodReadiness, Readiness, RevisionUsers, UserSearch,
 };
 
 use super::bundle::is_bundle;
@@ -139,7 +139,10 @@ impl MeshClusters for FakeClusters {
             .enumerate()
             .map(|(number, sidecar)| LivePod {
                 version: ObjectVersion(format!("{}-{number}", workload.name)),
-                ready: true,
+                readiness: match number {
+                    0 if known.replacing => PodReadiness::Starting,
+                    _ => PodReadiness::Ready,
+                },
                 deleted: false,
                 sidecar,
                 terminating: false,
@@ -150,6 +153,7 @@ impl MeshClusters for FakeClusters {
             version: state.object_version(&target),
             live,
             rollout: rolled,
+            takes_next_at_once: known.replacing,
         }))
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Samples {
     goal_seen: Option<(u32, Timestamp)>,
     /// Number of pods that were replaced when the step last made progress.
     replaced: usize,
+    /// True if the last answer deferred the write of the step.
+    deferred: bool,
     partial_seen: Option<(u32, Timestamp)>,
 }
 
@@ -56,11 +58,22 @@ impl Run<'_> {
                 answered_at: now,
                 goal_seen: None,
                 replaced: 0,
+                deferred: false,
                 partial_seen: None,
             });
         looks.last_at = now;
+        if let Ok(answer) = check {
+            let deferred = matches!(answer, StepCheck::Deferred { .. });
+            // The limit of the step begins when its write is no longer deferred.
+            if looks.deferred && !deferred {
+                (looks.waits_since, looks.replaced) = (now, 0);
+            }
+            looks.deferred = deferred;
+        }
         match check {
-            Ok(StepCheck::Replacing { replaced, .. }) if *replaced > looks.replaced => {
+            Ok(StepCheck::Replacing { replaced, .. } | StepCheck::Deferred { replaced, .. })
+                if *replaced > looks.replaced =>
+            {
                 (looks.waits_since, looks.replaced) = (now, *replaced);
             }
             Ok(StepCheck::Restarts(_)) => looks.waits_since = now,

@@ -42,6 +42,33 @@ fn a_partition_blocks_a_restart_only_if_it_keeps_some_ordinals() {
 }
 
 #[test]
+fn only_a_stateful_set_in_order_and_a_deployment_wait_for_pods_of_an_earlier_template() {
+    let object = |policy: &str| json!({ "spec": { "podManagementPolicy": policy } });
+    let takes =
+        |kind, policy| WorkloadRecord::from_object(kind, &object(policy)).takes_next_at_once;
+    assert!(takes(WorkloadKind::StatefulSet, "Parallel"));
+    assert!(takes(WorkloadKind::DaemonSet, ""));
+    assert!(!takes(WorkloadKind::StatefulSet, "OrderedReady"));
+    assert!(!takes(WorkloadKind::Deployment, ""));
+}
+
+#[test]
+fn a_pod_is_broken_if_a_container_of_it_does_not_start() {
+    let readiness = |status: Value| PodRecord::from_object(&json!({ "status": status })).readiness;
+    let waiting = |reason: &str| json!({ "containerStatuses": [{ "state": { "waiting": { "reason": reason } } }] });
+    assert_eq!(readiness(waiting("CrashLoopBackOff")), PodReadiness::Broken);
+    assert_eq!(
+        readiness(waiting("ContainerCreating")),
+        PodReadiness::Starting
+    );
+    // A pod may wait a moment for its volume or for room on a node.
+    let unscheduled = json!({ "conditions": [
+        { "type": "PodScheduled", "status": "False", "reason": "Unschedulable" },
+    ] });
+    assert_eq!(readiness(unscheduled), PodReadiness::Starting);
+}
+
+#[test]
 fn a_deployment_that_cannot_create_pods_says_why_in_known_words() {
     let failure = |message: &str| {
         let condition = json!({
