@@ -47,9 +47,12 @@ impl Timeouts {
 }
 
 impl Timeouts {
-    /// Returns the minimum time between two checks of a step.
-    pub fn min_check_interval(&self, step: &Step) -> SignedDuration {
+    /// Returns the minimum time between two checks of a step. `in_use` is true if the last check has
+    /// found users of a revision. The removal of a revision searches for them before its write, and
+    /// other checks of it cost one call.
+    pub fn min_check_interval(&self, step: &Step, in_use: bool) -> SignedDuration {
         match step {
+            _ if in_use => self.unused_check_interval,
             // A disruption budget may refuse an eviction for minutes.
             Step::Soak { .. }
             | Step::Evict { .. }
@@ -152,7 +155,6 @@ pub fn decide(
         Ok(StepCheck::Deferred {
             capture, version, ..
         }) if run.waited > patience.for_step(step) => Decision::Act { capture, version },
-        Ok(StepCheck::Deferred { reason, .. }) => Decision::Wait(reason),
         Ok(StepCheck::Blocked(problem)) => Decision::Pause(problem),
         Ok(StepCheck::WaitUntil { reason, until }) => Decision::WaitUntil { reason, until },
         Ok(StepCheck::Restarts(restarts)) => Decision::AddRestarts(restarts),
@@ -167,14 +169,20 @@ pub fn decide(
                 Decision::Pause(problem)
             }
         }
+        Ok(StepCheck::InUse(users)) if run.waited > patience.for_step(step) => {
+            Decision::Pause(in_use_problem(step, &users))
+        }
         Ok(StepCheck::Waiting(reason) | StepCheck::Replacing { reason, .. })
             if run.waited > patience.for_step(step) =>
         {
             Decision::Pause(timeout_problem(step, &reason))
         }
-        Ok(StepCheck::Waiting(reason) | StepCheck::Replacing { reason, .. }) => {
-            Decision::Wait(reason)
-        }
+        Ok(
+            StepCheck::InUse(reason)
+            | StepCheck::Waiting(reason)
+            | StepCheck::Deferred { reason, .. }
+            | StepCheck::Replacing { reason, .. },
+        ) => Decision::Wait(reason),
         Err(ClusterError::Changed { place }) => wait_after_change(&place),
         Err(ClusterError::Unreachable { place, code, cause })
             if run.silent > patience.unreachable =>
@@ -248,10 +256,6 @@ fn timeout_problem(step: &Step, reason: &str) -> Problem {
             ProblemCode::RolloutPartial,
             "Look at the workloads that are listed, then retry, skip what is left, or roll back.",
         ),
-        Step::AwaitUnused { .. } => (
-            ProblemCode::RevisionInUse,
-            "Restart or remove what is listed, then retry.",
-        ),
         Step::AwaitGone { .. } => (
             ProblemCode::StillThere,
             "See what keeps the objects, a finalizer for example; retry when it is gone.",
@@ -260,15 +264,24 @@ fn timeout_problem(step: &Step, reason: &str) -> Problem {
             ProblemCode::DryRunFailed,
             "Look at the webhooks of the member, then retry, or roll back.",
         ),
-        Step::Set { .. } | Step::Soak { .. } | Step::LeaveBehind { .. } => {
-            (ProblemCode::StepTimedOut, "Retry, or roll back.")
-        }
+        Step::Set { .. }
+        | Step::Soak { .. }
+        | Step::AwaitUnused { .. }
+        | Step::LeaveBehind { .. } => (ProblemCode::StepTimedOut, "Retry, or roll back."),
     };
-    Problem::new(
-        code,
-        format!("Gave up waiting: {step}. Last seen: {reason}."),
-        hint,
-    )
+    give_up_problem(step, reason, code, hint)
+}
+
+/// Builds the problem of a revision that is still in use at the time limit of the step that waits
+/// for its users, or that removes a part of it.
+fn in_use_problem(step: &Step, users: &str) -> Problem {
+    let hint = "Restart or remove what is listed, then retry.";
+    give_up_problem(step, users, ProblemCode::RevisionInUse, hint)
+}
+
+fn give_up_problem(step: &Step, reason: &str, code: ProblemCode, hint: &str) -> Problem {
+    let message = format!("Gave up waiting: {step}. Last seen: {reason}.");
+    Problem::new(code, message, hint)
 }
 
 /// Builds the problem of a cluster that has not answered for longer than the limit.

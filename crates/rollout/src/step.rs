@@ -59,6 +59,9 @@ pub enum StepCheck {
     },
     /// No action is possible yet, for this reason: check again later.
     Waiting(String),
+    /// The revision that has to be unused has these users, or places that did not answer. Each
+    /// search for them lists all workloads and pods of every member.
+    InUse(String),
     /// The pods of a workload are being replaced.
     Replacing {
         /// Reason why the replacement is not complete.
@@ -333,13 +336,13 @@ async fn check_unused(
     Ok(if found.is_unused() {
         StepCheck::Done
     } else if found.users.is_empty() {
-        StepCheck::Waiting(format!(
+        StepCheck::InUse(format!(
             "unknown counts as used: {}",
             summarize_list(&found.silent)
         ))
     } else {
         let users: Vec<String> = found.users.iter().map(RevisionUser::to_string).collect();
-        StepCheck::Waiting(format!("still in use: {}", summarize_list(&users)))
+        StepCheck::InUse(format!("still in use: {}", summarize_list(&users)))
     })
 }
 

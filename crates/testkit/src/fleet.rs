@@ -41,6 +41,8 @@ pub struct Fleet {
     pub max_concurrent_restarts: usize,
     /// Interval at which workers read the queue if no work notification arrives.
     pub poll_interval: Duration,
+    /// Time between two searches for the users of a revision.
+    pub user_search_interval: SignedDuration,
     /// Time that workers wait for one look at a cluster.
     pub cluster_timeout: Duration,
     /// Treatment of namespaces whose label names the old revision, in upgrades planned from now on.
@@ -238,6 +240,7 @@ impl Fleet {
             mesh,
             max_concurrent_restarts: 2,
             poll_interval: poll,
+            user_search_interval: SignedDuration::ZERO,
             cluster_timeout: look,
             labels,
             fail_mesh_reads: unreadable,

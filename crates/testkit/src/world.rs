@@ -125,6 +125,7 @@ struct State {
     journal: Vec<AcceptedWrite>,
     version: u64,
     write_attempts: u64,
+    user_searches: usize,
     push_count: u64,
     /// Largest number of workloads whose pods were being replaced at one time.
     max_restarting: usize,

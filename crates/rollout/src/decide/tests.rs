@@ -39,14 +39,53 @@ fn a_look_for_users_is_not_repeated_at_once_and_other_steps_are_looked_at_whenev
  {
     let patience = Timeouts::default();
     assert_eq!(
-        patience.min_check_interval(&unused()),
+        patience.min_check_interval(&unused(), false),
         SignedDuration::from_secs(5)
     );
     let ready = Step::AwaitReady {
         revision: "1-25-1".parse().expect("a revision name"),
         members: Vec::new(),
     };
-    assert_eq!(patience.min_check_interval(&ready), SignedDuration::ZERO);
+    assert_eq!(
+        patience.min_check_interval(&ready, false),
+        SignedDuration::ZERO
+    );
+}
+
+#[test]
+fn b8_a_removal_waits_for_new_users_of_its_revision_as_the_search_before_it_does() {
+    let removal = Step::Set {
+        target: Target::Address {
+            revision: "1-25-1".parse().expect("a revision name"),
+        },
+        from: Some("present".into()),
+        to: None,
+    };
+    let patience = Timeouts::default();
+    let interval = |in_use| patience.min_check_interval(&removal, in_use);
+    assert_eq!(interval(false), SignedDuration::ZERO);
+    assert_eq!(interval(true), SignedDuration::from_secs(5));
+    let used = |step, waited| {
+        let run = StepTiming {
+            waited: minutes(waited),
+            ..StepTiming::default()
+        };
+        let check = StepCheck::InUse("still in use: pod shop/web-1 in c1".into());
+        decide(step, Ok(check), &run, &patience)
+    };
+    for step in [&removal, &unused()] {
+        assert!(matches!(used(step, 9), Decision::Wait(reason) if reason.contains("shop/web-1")));
+        let Decision::Pause(problem) = used(step, 11) else {
+            panic!("the limit of ten minutes is over");
+        };
+        assert_eq!(problem.code, ProblemCode::RevisionInUse);
+        assert!(
+            problem.message.contains("shop/web-1"),
+            "{}",
+            problem.message
+        );
+        assert!(!problem.hint.contains("roll back"), "{}", problem.hint);
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 use meshwright_model::ids::TenantId;
+use meshwright_rollout::decide::Timeouts;
 use meshwright_store::Store;
 use meshwright_worker::{Engine, Settings};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -96,18 +97,16 @@ impl Fleet {
 
     /// Returns settings for a worker of this fleet.
     pub fn worker_settings(&self, owner: &str, lease: Duration) -> Settings {
-        let (owner, poll, patience, look) = (
-            owner.into(),
-            self.poll_interval,
-            short_timeouts(),
-            self.cluster_timeout,
-        );
+        let timeouts = Timeouts {
+            unused_check_interval: self.user_search_interval,
+            ..short_timeouts()
+        };
         Settings {
-            worker_name: owner,
+            worker_name: owner.into(),
             lease_duration: lease,
-            poll_interval: poll,
-            timeouts: patience,
-            cluster_timeout: look,
+            poll_interval: self.poll_interval,
+            timeouts,
+            cluster_timeout: self.cluster_timeout,
             ..Settings::default()
         }
     }

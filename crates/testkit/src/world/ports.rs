@@ -253,7 +253,9 @@ impl MeshClusters for FakeClusters {
 
     async fn list_users(&self, search: &UserSearch<'_>) -> Result<RevisionUsers, ClusterError> {
         self.delay_call().await;
-        self.lock().find_users(search)
+        let mut state = self.lock();
+        state.user_searches += 1;
+        state.find_users(search)
     }
 
     async fn list_pinned_resources(

@@ -11,6 +11,11 @@ use meshwright_rollout::ports::{
 use super::{FakeClusters, State};
 
 impl FakeClusters {
+    /// Returns the number of searches for the users of a revision so far.
+    pub fn count_user_searches(&self) -> usize {
+        self.lock().user_searches
+    }
+
     /// Sets the answer of admission to every later pod of a workload, in place of what the webhooks
     /// and labels give.
     pub fn set_next_pod(&self, member: &str, workload: &WorkloadRef, answer: NextPod) {

@@ -123,9 +123,11 @@ impl Run<'_> {
             .then_some(StepEvent::Failed { problem })
     }
 
-    /// Returns the minimum time between two checks of a step.
-    pub(super) fn min_check_interval(&self, item: &PlannedStep) -> SignedDuration {
-        let configured = self.engine.settings.timeouts.min_check_interval(&item.step);
+    /// Returns the minimum time between two checks of a step. `in_use` is true if the last one has
+    /// found users of a revision.
+    pub(super) fn min_check_interval(&self, item: &PlannedStep, in_use: bool) -> SignedDuration {
+        let timeouts = &self.engine.settings.timeouts;
+        let configured = timeouts.min_check_interval(&item.step, in_use);
         if is_converge(&item.step) && self.has_open_restart(item.wave) {
             configured.max(LOOK_INTERVAL_DURING_RESTARTS)
         } else {

@@ -21,6 +21,8 @@ pub(super) struct Samples {
     replaced: usize,
     /// True if the last answer deferred the write of the step.
     deferred: bool,
+    /// True if the last check has found users of a revision.
+    in_use: bool,
     partial_seen: Option<(u32, Timestamp)>,
 }
 
@@ -30,10 +32,10 @@ impl Run<'_> {
         let now = self.now();
         chosen.retain(|index| {
             let item = &self.steps[*index];
-            let between = self.min_check_interval(item);
-            self.samples
-                .get(&item.number)
-                .is_none_or(|looks| now.duration_since(looks.last_at) >= between)
+            self.samples.get(&item.number).is_none_or(|looks| {
+                let between = self.min_check_interval(item, looks.in_use);
+                now.duration_since(looks.last_at) >= between
+            })
         });
         chosen
     }
@@ -59,16 +61,19 @@ impl Run<'_> {
                 goal_seen: None,
                 replaced: 0,
                 deferred: false,
+                in_use: false,
                 partial_seen: None,
             });
         looks.last_at = now;
         if let Ok(answer) = check {
             let deferred = matches!(answer, StepCheck::Deferred { .. });
-            // The limit of the step begins when its write is no longer deferred.
-            if looks.deferred && !deferred {
+            let unused = looks.in_use && matches!(answer, StepCheck::Ready { .. });
+            // The limit of the write begins when the write is possible.
+            if unused || (looks.deferred && !deferred) {
                 (looks.waits_since, looks.replaced) = (now, 0);
             }
             looks.deferred = deferred;
+            looks.in_use = matches!(answer, StepCheck::InUse(_));
         }
         match check {
             Ok(StepCheck::Replacing { replaced, .. } | StepCheck::Deferred { replaced, .. })
