@@ -11,6 +11,7 @@ use meshwright_model::plan::{Step, Target, WorkloadKind, WorkloadRef};
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::{UpgradeState, Verb};
 use meshwright_rollout::ports::NextPod;
+use meshwright_store::PlannedStep;
 use meshwright_testkit::Fleet;
 use meshwright_testkit::world::RolloutBehaviour;
 use serde_json::json;
@@ -53,16 +54,18 @@ fn images(fleet: &Fleet, member: &str, namespace: &str) -> String {
         .to_owned()
 }
 
-/// Returns the states of the restarts of a workload in the upgrade's current stage.
-async fn restart_states(fleet: &Fleet, upgrade: UpgradeId, namespace: &str) -> Vec<StepState> {
+/// Returns the steps of the upgrade's current stage.
+async fn list_steps(fleet: &Fleet, upgrade: UpgradeId) -> Vec<PlannedStep> {
     let operation = fleet.upgrade(upgrade).await.operation.expect("a stage");
     let mut tx = fleet.db.begin_beside_workers().await;
-    let steps = tx
-        .operations()
-        .list_steps(operation)
+    let steps = tx.operations().list_steps(operation).await;
+    steps.expect("a stored plan")
+}
+
+/// Returns the states of the restarts of a workload in the upgrade's current stage.
+async fn restart_states(fleet: &Fleet, upgrade: UpgradeId, namespace: &str) -> Vec<StepState> {
+    list_steps(fleet, upgrade)
         .await
-        .expect("a stored plan");
-    steps
         .iter()
         .filter(|item| matches!(&item.step, Step::Restart { workload, .. } if workload.namespace == namespace))
         .map(|item| item.progress.state())
@@ -289,6 +292,36 @@ async fn d4_a_replacement_without_progress_does_not_defer_a_restart_for_ever() {
     assert_eq!(promoted.state.as_str(), "holding", "{:?}", promoted.state);
     let waited = fleet.clock.now().duration_since(start);
     assert!(waited > SignedDuration::from_mins(10), "{waited}");
+}
+
+#[tokio::test]
+async fn steps_of_a_rollback_advise_neither_a_rollback_nor_a_skip() {
+    let (fleet, upgrade) = verifying(3600).await;
+    fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
+    let refused = Target::Workload {
+        member: "c1".parse().expect("a name"),
+        workload: web("stable"),
+    };
+    fleet.clusters.set_writes_refused(&refused, true);
+    fleet
+        .clusters
+        .set_next_pod("c2", &web("stable"), NextPod::NotInjected);
+    let rolled = fleet.apply_verb_and_run(upgrade, Verb::Rollback).await;
+    assert_eq!(paused(rolled.state).code, "rollout_partial");
+    let steps = list_steps(&fleet, upgrade).await;
+    let problems: Vec<&Problem> = steps
+        .iter()
+        .flat_map(|item| item.progress.failed.iter().chain(&item.progress.excluded))
+        .collect();
+    let codes = ["permission_missing", "not_injected", "rollout_partial"];
+    for code in codes {
+        let of = problems.iter().find(|problem| problem.code == code);
+        let hint = &of.unwrap_or_else(|| panic!("{problems:?}")).hint;
+        assert!(
+            !hint.contains("roll back") && !hint.contains("skip"),
+            "{hint}"
+        );
+    }
 }
 
 /// Stops a retirement at its first removal, which is refused, after the revision was seen unused.

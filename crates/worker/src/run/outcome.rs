@@ -54,9 +54,10 @@ impl Run<'_> {
     pub(super) async fn fail_operation(
         &mut self,
         problem: Problem,
-        facts: Vec<(i32, StepEvent)>,
+        mut facts: Vec<(i32, StepEvent)>,
     ) -> Result<RunEnd, StoreError> {
-        let (problem, facts) = self.with_possible_advice(problem, facts);
+        let problem = self.with_possible_advice(problem);
+        self.limit_advice(&mut facts);
         tracing::info!(operation.id = %self.claim.operation, code = problem.code.as_str(), message = problem.message, "the operation failed");
         let state = OperationState::Failed {
             problem: problem.clone(),
@@ -129,11 +130,12 @@ impl Run<'_> {
     pub(super) async fn pause_and_release(
         &mut self,
         problem: Problem,
-        facts: Vec<(i32, StepEvent)>,
+        mut facts: Vec<(i32, StepEvent)>,
         seen: Option<i64>,
         news: bool,
     ) -> Result<RunEnd, StoreError> {
-        let (problem, facts) = self.with_possible_advice(problem, facts);
+        let problem = self.with_possible_advice(problem);
+        self.limit_advice(&mut facts);
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some(upgrade) = self.operation.upgrade {
             tx.upgrades().lock_upgrade(upgrade).await?;
@@ -176,34 +178,31 @@ impl Run<'_> {
         Ok(RunEnd::Released)
     }
 
-    /// Returns the problem, and those of the step events, without the advice to roll back if the
-    /// operation has no rollback. Problems are described where they are found, which does not know
-    /// the operation.
-    fn with_possible_advice(
-        &self,
-        problem: Problem,
-        mut facts: Vec<(i32, StepEvent)>,
-    ) -> (Problem, Vec<(i32, StepEvent)>) {
-        let skips = self.operation.kind.can_skip_workloads();
-        let problem = if skips {
-            problem
-        } else {
-            problem.without_skip()
-        };
+    /// Returns the problem with the advice that this operation can follow: without the advice to
+    /// roll back if it has no rollback, and to skip what is left if it does not take that verb.
+    /// Problems are described where they are found, which does not know the operation.
+    fn with_possible_advice(&self, mut problem: Problem) -> Problem {
         let no_way_back = |item: &PlannedStep| {
             self.operation.kind == OperationKind::Retire
                 && item.progress.is_started()
                 && is_irrevocable(&item.step)
         };
-        if self.operation.kind.can_be_rolled_back() && !self.steps.iter().any(no_way_back) {
-            return (problem, facts);
+        if !self.operation.kind.can_skip_workloads() {
+            problem = problem.without_skip();
         }
-        for (_, fact) in &mut facts {
-            if let StepEvent::Failed { problem } = fact {
-                *problem = problem.clone().without_rollback();
+        if !self.operation.kind.can_be_rolled_back() || self.steps.iter().any(no_way_back) {
+            problem = problem.without_rollback();
+        }
+        problem
+    }
+
+    /// Gives the problems of step events the advice that this operation can follow.
+    pub(super) fn limit_advice(&self, facts: &mut [(i32, StepEvent)]) {
+        for (_, fact) in facts {
+            if let StepEvent::Failed { problem } | StepEvent::Excluded { problem } = fact {
+                *problem = self.with_possible_advice(problem.clone());
             }
         }
-        (problem.without_rollback(), facts)
     }
 
     /// Merges the problems of the steps that are blocked in one round, in the order of the steps.

@@ -222,6 +222,7 @@ impl Run<'_> {
                     (self.steps[*index].number, StepEvent::Started { capture })
                 }),
         );
+        self.limit_advice(&mut facts);
         let waiting_for = (waits != self.waiting_for).then(|| waits.clone());
         // A repeated write has no new event to record, but the check before it may have ended after
         // the end of this claim. The record that follows the check proves that the claim is still
