@@ -71,7 +71,7 @@ pub(super) enum RollbackStart {
     PartialRollout,
     /// The tags of one member point to the new revision, and those of the other do not.
     SplitPromotion,
-    /// Some workloads are restarted.
+    /// Some workloads are restarted, and the pods of one are being replaced.
     MiddleOfRollout,
 }
 

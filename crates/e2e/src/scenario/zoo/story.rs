@@ -10,19 +10,23 @@ use serde_json::Value;
 use super::odd_workloads::{Expectation, ODD_WORKLOADS, OddWorkload};
 use super::{RollbackStart, ZOO_CLUSTER, pods, workload_of};
 use crate::Result;
-use crate::assertions::{MESHED_NAMESPACES, restarts_per_workload};
+use crate::assertions::MESHED_NAMESPACES;
 use crate::lab::wait_until;
 use crate::scenario::rollback::SECOND_TAG_STEP;
 use crate::scenario::start_state::SuiteLab;
 use crate::scenario::{NEW_RELEASE, text_field};
 
-/// Restarts after which the roll-out is paused in its middle.
-const RESTARTS_BEFORE_PAUSE: usize = 4;
+/// Workload that the roll-out moves one pod after another; it is the last one to end.
+const SLOW_WORKLOAD: &str = "broker";
+/// Pods of the slow workload after which the roll-out is paused in its middle.
+const SLOW_PODS_BEFORE_PAUSE: usize = 2;
 /// Pods of the zoo that evictions bring to the new revision while the promotion is split.
 const MIXED_PODS: usize = 3;
 const STATE_TIMEOUT: Duration = Duration::from_mins(1);
 /// One workload takes 80 seconds, and others stand aside after a limit of 60 seconds.
 const ROLLOUT_TIMEOUT: Duration = Duration::from_mins(4);
+/// A rollback from the middle lets the slow workload end its way there before it takes it back.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_mins(6);
 
 /// An upgrade that goes to a stage and back.
 pub(super) struct UpgradeStory<'a> {
@@ -49,7 +53,7 @@ impl<'a> UpgradeStory<'a> {
             RollbackStart::PartialRollout => self.end_partially(&upgrade)?,
         }
         let start = Instant::now();
-        let ended = self.wait_for(&upgrade, ROLLOUT_TIMEOUT, |now| now["done"] == true)?;
+        let ended = self.wait_for(&upgrade, ROLLBACK_TIMEOUT, |now| now["done"] == true)?;
         if ended["state"] != "rolled_back" {
             bail!("the rollback is {}: {}", ended["state"], ended["problem"]);
         }
@@ -150,13 +154,16 @@ impl<'a> UpgradeStory<'a> {
         Ok(())
     }
 
-    /// Pauses the upgrade after the first restarts of the roll-out, and starts the rollback.
+    /// Pauses the upgrade while the pods of the slow workload are replaced, and starts the rollback.
     fn stop_mid_rollout(&self, upgrade: &str) -> Result<()> {
-        let count = || -> Result<usize> { Ok(restarts_per_workload(&self.on.lab)?.values().sum()) };
-        let before = count()?;
         self.send_verb("promote", upgrade)?;
-        wait_until("the first workloads are restarted", STATE_TIMEOUT, || {
-            (count().ok()? >= before + RESTARTS_BEFORE_PAUSE).then_some(())
+        wait_until("the slow workload is being moved", STATE_TIMEOUT, || {
+            let pods = pods::list_pods(&self.on.lab, ZOO_CLUSTER).ok()?;
+            let moved = pods.iter().filter(|pod| {
+                pod.revision == NEW_RELEASE.1
+                    && workload_of(pod).is_some_and(|odd| odd.name == SLOW_WORKLOAD)
+            });
+            (moved.count() >= SLOW_PODS_BEFORE_PAUSE).then_some(())
         })?;
         self.send_verb("pause", upgrade)?;
         self.wait_for(upgrade, STATE_TIMEOUT, |_| false)?;
