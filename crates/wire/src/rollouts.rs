@@ -45,7 +45,7 @@ pub struct RolloutPolicy {
     #[schema(inline)]
     pub on_failure: OnFailure,
     /// True if pods are evicted, within their disruption budgets, which a changed template does not
-    /// replace: those of workloads that are paused, that have a partition or the strategy OnDelete,
+    /// replace: those of workloads that are paused, that have a partition or the strategy `OnDelete`,
     /// or that another controller owns. Otherwise such workloads are left to their owners.
     #[serde(default)]
     pub evict_pods: bool,

@@ -91,13 +91,11 @@ impl Run<'_> {
             // their sidecar. The search judges the workload again and adds a restart that is safe.
             _ => None,
         };
-        match event {
-            Some(event) => self.add_event_to_steps(&[number], &event).await,
-            None => {
-                self.samples.clear();
-                Ok(())
-            }
+        if let Some(event) = event {
+            return self.add_event_to_steps(&[number], &event).await;
         }
+        self.samples.clear();
+        Ok(())
     }
 
     /// Goes on without the steps that cannot be carried out: those that failed, and the workloads

@@ -81,6 +81,7 @@ fn check_rollback_after(seen: ObservedWorkload, events: &[StepEvent]) -> StepChe
         number: 3,
         step: &step,
         progress: &progress,
+        now: jiff::Timestamp::UNIX_EPOCH,
         restarts: &[],
         former_stamps: &BTreeMap::new(),
         unused_proof: None,
