@@ -109,6 +109,7 @@ impl<'a> ResourceMaker<'a> {
     pub(super) async fn create_kept_and_spare(&self) -> Result<(Value, Value)> {
         let store = &self.fleet.db.api;
         let upgrade = self.fleet.get_or_plan_upgrade().await;
+        let rollout = self.fleet.get_or_queue_rollout().await;
         let mut tx = store.begin(self.fleet.db.tenant).await?;
         let operation = tx
             .operations()
@@ -123,7 +124,7 @@ impl<'a> ResourceMaker<'a> {
         drop(tx);
         let mut kept = json!({
             "mesh_id": self.fleet.mesh.to_string(), "upgrade_id": upgrade.to_string(), "version": "1.27.8.1", "seq": 1,
-            "operation_id": operation.to_string(), "cluster_id": member.to_string(), "free_cluster": member.to_string(),
+            "operation_id": operation.to_string(), "rollout_id": rollout.to_string(), "cluster_id": member.to_string(), "free_cluster": member.to_string(),
         });
         let mut spare = kept.clone();
         self.create_operator_resources("a", &mut kept).await?;
