@@ -33,6 +33,7 @@ pub(crate) mod sidecars;
 pub(crate) mod start_state;
 pub(crate) mod suite;
 pub(crate) mod twice;
+mod waves;
 pub(crate) mod zoo;
 
 /// A version, its revision and its proxy image.

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::assertions::{assert_revision_gone, assert_sidecars, diff_dumps};
 use crate::lab::{Lab, is_accepted, is_from_meshwright, wait_until};
 use crate::server::DevServer;
-use crate::worker::{PausableLabWorker, StepSelector};
+use crate::worker::{PausableLabWorker, PauseGuard, StepSelector};
 
 /// Stages that an upgrade is rolled back from, each with the title of its scenario.
 pub(super) const ROLLBACK_STAGES: [(&str, &str); 5] = [
@@ -32,7 +32,7 @@ pub(crate) const SECOND_TAG_STEP: StepSelector = StepSelector {
 };
 /// First workload of the second member: every workload before it has been restarted or is about to
 /// be.
-const MIDDLE_RESTART_STEP: StepSelector = StepSelector {
+pub(super) const MIDDLE_RESTART_STEP: StepSelector = StepSelector {
     kind: "roll",
     title: "restart billing/deployment/api in c2",
 };
@@ -193,6 +193,17 @@ fn pause_mid_rollout(
     let held = worker.pause_before(MIDDLE_RESTART_STEP, || {
         server.run_cli(&["upgrade", "promote", upgrade]).map(drop)
     })?;
+    check_pause_holds(lab, server, upgrade, held)
+}
+
+/// Pauses a roll-out whose worker is held at a write, lets the worker go on, and checks that no
+/// cluster accepts another patch from us once the pause is visible.
+pub(super) fn check_pause_holds(
+    lab: &Lab,
+    server: &DevServer,
+    upgrade: &str,
+    held: PauseGuard<'_>,
+) -> Result<()> {
     server.run_cli(&["upgrade", "pause", upgrade])?;
     drop(held);
     server.wait_for_state(upgrade, "paused", STATE_TIMEOUT)?;

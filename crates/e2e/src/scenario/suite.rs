@@ -14,7 +14,7 @@ use super::releases::{
 use super::start_state::{StartState, SuiteLab};
 use super::{
     OLD_RELEASE, access, credentials, hosting, identity, in_place, least_privilege, leaving,
-    mesh_namespace, refused, registry, rollback, sidecars, twice, zoo,
+    mesh_namespace, refused, registry, rollback, sidecars, twice, waves, zoo,
 };
 use crate::Result;
 use crate::assertions::MEMBER_CLUSTERS;
@@ -131,6 +131,11 @@ fn rollback_scenarios() -> impl Iterator<Item = NamedTest<SuiteFixture>> {
             rollback::check_rollback_from(&on.lab, &on.server, &on.worker, stage)
         })
     };
+    let waves = scenario(
+        "a roll-out in waves is paused, steered and finished, and rolled back",
+        start,
+        |on| waves::check_waves(&on.lab, &on.server, &on.worker),
+    );
     let refused = scenario(
         "rollback restores everything: one object refused by a policy",
         start,
@@ -139,7 +144,7 @@ fn rollback_scenarios() -> impl Iterator<Item = NamedTest<SuiteFixture>> {
     rollback::ROLLBACK_STAGES
         .into_iter()
         .map(from)
-        .chain([refused])
+        .chain([refused, waves])
 }
 
 /// Scenarios with workloads that a restart cannot move or must not touch.
