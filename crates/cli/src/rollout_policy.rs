@@ -1,16 +1,16 @@
 //! Reads the policy of a roll-out from the arguments.
 
-use meshwright_wire::{OnFailure, RolloutPolicy, RolloutWave, SelectedWorkload, WorkloadKind};
+use meshwright_wire::{CreateRollout, OnFailure, WaveChoice, WorkloadChoice, WorkloadKind};
 
 use crate::options::PolicyArgs;
 use crate::{Failure, Result};
 
 /// Reads the policy; `None` if no argument is about it.
-pub(crate) fn parse_policy(given: &PolicyArgs) -> Result<Option<RolloutPolicy>> {
+pub(crate) fn parse_policy(given: &PolicyArgs) -> Result<Option<CreateRollout>> {
     let waves = given.waves.iter().map(|text| parse_wave(text));
-    let default = RolloutPolicy::default();
+    let default = CreateRollout::default();
     let on_failure = given.on_failure.as_ref().map(OnFailure::from_name);
-    let policy = RolloutPolicy {
+    let policy = CreateRollout {
         waves: waves.collect::<Result<_>>()?,
         max_concurrent: given.max_concurrent,
         max_concurrent_per_cluster: given.per_cluster,
@@ -23,9 +23,9 @@ pub(crate) fn parse_policy(given: &PolicyArgs) -> Result<Option<RolloutPolicy>> 
 }
 
 /// Reads a wave: conditions and a soak of the form `name=value`, with spaces between them.
-fn parse_wave(text: &str) -> Result<RolloutWave> {
+fn parse_wave(text: &str) -> Result<WaveChoice> {
     let wrong = |problem: String| Failure::new(2, format!("--wave {text:?}: {problem}"));
-    let mut wave = RolloutWave::default();
+    let mut wave = WaveChoice::default();
     for part in text.split_whitespace() {
         let (name, value) = part
             .split_once('=')
@@ -55,7 +55,7 @@ fn parse_wave(text: &str) -> Result<RolloutWave> {
     Ok(wave)
 }
 
-fn parse_workload(text: &str) -> std::result::Result<SelectedWorkload, String> {
+fn parse_workload(text: &str) -> std::result::Result<WorkloadChoice, String> {
     let parts: Vec<&str> = text.split('/').collect();
     let [cluster, namespace, kind, name] = parts.as_slice() else {
         return Err(format!("{text} is not CLUSTER/NAMESPACE/KIND/NAME"));
@@ -66,7 +66,7 @@ fn parse_workload(text: &str) -> std::result::Result<SelectedWorkload, String> {
         "daemonset" => "daemon_set".to_owned(),
         other => other.to_owned(),
     };
-    Ok(SelectedWorkload {
+    Ok(WorkloadChoice {
         cluster: (*cluster).to_owned(),
         namespace: (*namespace).to_owned(),
         kind: WorkloadKind::from_name(kind),

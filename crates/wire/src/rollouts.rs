@@ -10,107 +10,121 @@ use crate::{
     OperationVerb, RolloutAction, RolloutItemKind, StepState, WorkloadKind,
 };
 
-/// Order and limits of the restarts in a roll-out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RolloutPolicy {
-    /// Waves before the last one, at most 20. The last wave is not listed: it restarts every
-    /// workload that is left.
-    #[serde(default, deserialize_with = "crate::object::deserialize_object_list")]
-    #[schema(max_items = 20)]
-    pub waves: Vec<RolloutWave>,
-    /// Maximum number of workloads that are restarted at once, from 1 to 10000; null for the limit
-    /// of the operator, which holds as well.
-    #[serde(default, deserialize_with = "crate::integer::deserialize_optional_u32")]
-    #[schema(minimum = 1, maximum = 10_000)]
-    pub max_concurrent: Option<u32>,
-    /// Maximum number of workloads that are restarted at once in each member cluster, from 1 to
-    /// 10000; null for no limit.
-    #[serde(default, deserialize_with = "crate::integer::deserialize_optional_u32")]
-    #[schema(minimum = 1, maximum = 10_000)]
-    pub max_concurrent_per_cluster: Option<u32>,
-    /// Maximum number of workloads that are restarted at once in each namespace of a cluster, from
-    /// 1 to 10000; null for no limit.
-    #[serde(default, deserialize_with = "crate::integer::deserialize_optional_u32")]
-    #[schema(minimum = 1, maximum = 10_000)]
-    pub max_concurrent_per_namespace: Option<u32>,
-    /// Number of workloads whose restart may fail before no further restart begins, from 1 to
-    /// 10000; null for three, or a tenth of the workloads of a large mesh.
-    #[serde(default, deserialize_with = "crate::integer::deserialize_optional_u32")]
-    #[schema(minimum = 1, maximum = 10_000)]
-    pub max_failures: Option<u32>,
-    /// Action of a wave at its end if workloads are left that it could not restart: `pause` the
-    /// roll-out for a person, or `continue` with the next wave.
-    #[serde(default = "default_on_failure")]
-    #[schema(inline)]
-    pub on_failure: OnFailure,
-    /// True if pods are evicted, within their disruption budgets, which a changed template does not
-    /// replace: those of workloads that are paused, that have a partition or the strategy `OnDelete`,
-    /// or that another controller owns. Otherwise such workloads are left to their owners.
-    #[serde(default)]
-    pub evict_pods: bool,
-}
-
 fn default_on_failure() -> OnFailure {
     rollout::OnFailure::Pause.into()
 }
 
-impl Default for RolloutPolicy {
-    fn default() -> Self {
-        Self {
-            waves: Vec::new(),
-            max_concurrent: None,
-            max_concurrent_per_cluster: None,
-            max_concurrent_per_namespace: None,
-            max_failures: None,
-            on_failure: default_on_failure(),
-            evict_pods: false,
+/// Defines the bodies of a policy. A request refuses fields that it does not know, and a reader of
+/// an answer leaves them out, because a newer service may have sent them.
+macro_rules! policy_bodies {
+    ($($(#[$strict:meta])* $policy:ident, $wave:ident, $workload:ident;)*) => {$(
+        /// Order and limits of the restarts in a roll-out.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+        $(#[$strict])*
+        pub struct $policy {
+            /// Waves before the last one, at most 20. The last wave is not listed: it restarts
+            /// every workload that is left.
+            #[serde(default, deserialize_with = "crate::object::deserialize_object_list")]
+            #[schema(max_items = 20)]
+            pub waves: Vec<$wave>,
+            /// Maximum number of workloads that are restarted at once, from 1 to 10000; null for
+            /// the limit of the operator, which holds as well.
+            #[serde(default, deserialize_with = "crate::integer::deserialize_optional_u32")]
+            #[schema(minimum = 1, maximum = 10_000)]
+            pub max_concurrent: Option<u32>,
+            /// Maximum number of workloads that are restarted at once in each member cluster, from
+            /// 1 to 10000; null for no limit.
+            #[serde(default, deserialize_with = "crate::integer::deserialize_optional_u32")]
+            #[schema(minimum = 1, maximum = 10_000)]
+            pub max_concurrent_per_cluster: Option<u32>,
+            /// Maximum number of workloads that are restarted at once in each namespace of a
+            /// cluster, from 1 to 10000; null for no limit.
+            #[serde(default, deserialize_with = "crate::integer::deserialize_optional_u32")]
+            #[schema(minimum = 1, maximum = 10_000)]
+            pub max_concurrent_per_namespace: Option<u32>,
+            /// Number of workloads whose restart may fail before no further restart begins, from 1
+            /// to 10000; null for three, or a tenth of the workloads of a large mesh.
+            #[serde(default, deserialize_with = "crate::integer::deserialize_optional_u32")]
+            #[schema(minimum = 1, maximum = 10_000)]
+            pub max_failures: Option<u32>,
+            /// Action of a wave at its end if workloads are left that it could not restart: `pause`
+            /// the roll-out for a person, or `continue` with the next wave.
+            #[serde(default = "default_on_failure")]
+            #[schema(inline)]
+            pub on_failure: OnFailure,
+            /// True if pods are evicted, within their disruption budgets, which a changed template
+            /// does not replace: those of workloads that are paused, that have a partition or the
+            /// strategy `OnDelete`, or that another controller owns. Otherwise such workloads are
+            /// left to their owners.
+            #[serde(default)]
+            pub evict_pods: bool,
         }
-    }
+
+        impl Default for $policy {
+            fn default() -> Self {
+                Self {
+                    waves: Vec::new(),
+                    max_concurrent: None,
+                    max_concurrent_per_cluster: None,
+                    max_concurrent_per_namespace: None,
+                    max_failures: None,
+                    on_failure: default_on_failure(),
+                    evict_pods: false,
+                }
+            }
+        }
+
+        /// Wave of a roll-out. It restarts the workloads that meet every condition that is given,
+        /// and needs at least one condition.
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+        $(#[$strict])*
+        pub struct $wave {
+            /// Names of member clusters of which the workload must be in one; empty for all. At
+            /// most 500.
+            #[serde(default)]
+            #[schema(max_items = 500)]
+            pub clusters: Vec<String>,
+            /// Namespaces of which the workload must be in one; empty for all. At most 500.
+            #[serde(default)]
+            #[schema(max_items = 500)]
+            pub namespaces: Vec<String>,
+            /// Workloads of which the workload must be one; empty for all. At most 500.
+            #[serde(default, deserialize_with = "crate::object::deserialize_object_list")]
+            #[schema(max_items = 500)]
+            pub workloads: Vec<$workload>,
+            /// Share of the workloads in percent, from 1 to 100; null for all. The name of a
+            /// workload decides, so a workload within 10 percent is also within 20 percent.
+            #[serde(default, deserialize_with = "crate::integer::deserialize_optional_u32")]
+            #[schema(minimum = 1, maximum = 100)]
+            pub percent: Option<u32>,
+            /// Seconds between the end of the wave and the beginning of the next one, from 0 to
+            /// 604800 (seven days).
+            #[serde(default, deserialize_with = "crate::integer::deserialize_u32")]
+            #[schema(maximum = 604_800)]
+            pub soak_seconds: u32,
+        }
+
+        /// One workload of a mesh.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+        $(#[$strict])*
+        pub struct $workload {
+            /// Name of the member cluster that holds the workload.
+            pub cluster: String,
+            /// Namespace of the workload.
+            pub namespace: String,
+            /// Kind of the workload: `deployment`, `stateful_set` or `daemon_set`.
+            #[schema(inline)]
+            pub kind: WorkloadKind,
+            /// Name of the workload.
+            pub name: String,
+        }
+    )*};
 }
 
-/// Wave of a roll-out. It restarts the workloads that meet every condition that is given, and needs
-/// at least one condition.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RolloutWave {
-    /// Names of member clusters of which the workload must be in one; empty for all. At most 500.
-    #[serde(default)]
-    #[schema(max_items = 500)]
-    pub clusters: Vec<String>,
-    /// Namespaces of which the workload must be in one; empty for all. At most 500.
-    #[serde(default)]
-    #[schema(max_items = 500)]
-    pub namespaces: Vec<String>,
-    /// Workloads of which the workload must be one; empty for all. At most 500.
-    #[serde(default, deserialize_with = "crate::object::deserialize_object_list")]
-    #[schema(max_items = 500)]
-    pub workloads: Vec<SelectedWorkload>,
-    /// Share of the workloads in percent, from 1 to 100; null for all. The name of a workload
-    /// decides, so a workload within 10 percent is also within 20 percent.
-    #[serde(default, deserialize_with = "crate::integer::deserialize_optional_u32")]
-    #[schema(minimum = 1, maximum = 100)]
-    pub percent: Option<u32>,
-    /// Seconds between the end of the wave and the beginning of the next one, from 0 to 604800
-    /// (seven days).
-    #[serde(default, deserialize_with = "crate::integer::deserialize_u32")]
-    #[schema(maximum = 604_800)]
-    pub soak_seconds: u32,
-}
-
-/// One workload of a mesh.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SelectedWorkload {
-    /// Name of the member cluster that holds the workload.
-    pub cluster: String,
-    /// Namespace of the workload.
-    pub namespace: String,
-    /// Kind of the workload: `deployment`, `stateful_set` or `daemon_set`.
-    #[schema(inline)]
-    pub kind: WorkloadKind,
-    /// Name of the workload.
-    pub name: String,
+policy_bodies! {
+    #[serde(deny_unknown_fields)]
+    CreateRollout, WaveChoice, WorkloadChoice;
+    RolloutPolicy, RolloutWave, SelectedWorkload;
 }
 
 /// Request to do something with a roll-out or with one of its workloads.

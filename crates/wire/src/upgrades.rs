@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    LabelPolicy, OperationProblem, ReasonCode, ReasonSeverity, RolloutPolicy, Severity, Strategy,
-    UpgradeState, UpgradeVerb,
+    CreateRollout, LabelPolicy, OperationProblem, ReasonCode, ReasonSeverity, RolloutPolicy,
+    Severity, Strategy, UpgradeState, UpgradeVerb,
 };
 
 /// Version of the catalogue, with the strategies by which a mesh can or cannot go to it.
@@ -80,7 +80,7 @@ pub struct CreateUpgrade {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "crate::object::deserialize_optional_object"
     )]
-    pub rollout: Option<RolloutPolicy>,
+    pub rollout: Option<CreateRollout>,
 }
 
 fn default_label_policy() -> LabelPolicy {

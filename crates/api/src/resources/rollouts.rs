@@ -10,7 +10,7 @@ use meshwright_model::ids::{MeshId, OperationId};
 use meshwright_model::operation::{OperationKind, StepState};
 use meshwright_model::rollout::ReplacedKind;
 use meshwright_store::{RolloutItemFilter, Tx};
-use meshwright_wire::{Rollout, RolloutItemList, RolloutList, RolloutPolicy};
+use meshwright_wire::{CreateRollout, Rollout, RolloutItemList, RolloutList};
 use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
@@ -33,18 +33,18 @@ use view::{item_view, rollout_view, wave_numbers};
 
 /// Start a roll-out
 ///
-/// Starts an operation that restarts, in waves, each workload with a pod whose sidecar differs from
-/// what its labels ask for, like `createRestart`. The answer has a forecast of the restarts from the
-/// last observation of the mesh; with `validate_only` it is the plan before anything moves. The
-/// roll-out can run while an upgrade is planned, blocked or complete; the upgrade then waits for its
-/// end.
-#[utoipa::path(post, path = "/v1/meshes/{mesh_id}/rollouts", operation_id = "createRollout", tag = "rollouts", request_body = RolloutPolicy,
+/// Starts an operation that restarts, in waves, each workload with a pod whose sidecar differs
+/// from what its labels ask for, like `createRestart`. The answer has a forecast of the restarts
+/// from the last observation of the mesh; with `validate_only` it is the plan before anything
+/// moves. The roll-out can run while an upgrade is planned, blocked or complete; the upgrade then
+/// waits for its end.
+#[utoipa::path(post, path = "/v1/meshes/{mesh_id}/rollouts", operation_id = "createRollout", tag = "rollouts", request_body = CreateRollout,
     params(("mesh_id" = String, Path)),
     responses((status = 202, body = Rollout)))]
 pub(crate) async fn create_rollout(
     Authenticated(caller, database): Authenticated,
     Path(mesh): Path<String>,
-    body: Body<RolloutPolicy>,
+    body: Body<CreateRollout>,
 ) -> Result<Response> {
     let mut change = caller
         .begin_mutation(database, "createRollout", &body)
@@ -186,8 +186,8 @@ fn known_parameter<T: ClosedSet>(pointer: &str, sent: Option<&str>) -> Result<Op
 
 /// List the workloads of a roll-out
 ///
-/// Returns the workloads that the roll-out has found so far, in the order of their numbers, with the
-/// state and the times of each one.
+/// Returns the workloads that the roll-out has found so far, in the order of their numbers, with
+/// the state and the times of each one.
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/rollouts/{rollout_id}/items", operation_id = "listRolloutItems", tag = "rollouts",
     params(("mesh_id" = String, Path), ("rollout_id" = String, Path),
         ("state" = Option<String>, Query, description = "State of the items: pending, started, done, failed, excluded or skipped"),

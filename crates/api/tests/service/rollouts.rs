@@ -99,7 +99,7 @@ impl Stage {
         self.outdate("c2", "stable");
         self.set_behaviour("c2", "stable", RolloutBehaviour::NeverReady);
         let id = self.roll(&json!({})).await;
-        let shown = self.get(&format!("/rollouts/{id}")).await;
+        let shown = self.shown(&id).await;
         assert_eq!(shown["state"], "paused", "{shown}");
         assert_eq!(shown["problem"]["code"], "rollout_partial", "{shown}");
         id
@@ -109,6 +109,16 @@ impl Stage {
         let body = item.map_or_else(|| json!({}), |item| json!({ "item": item }));
         let path = format!("/rollouts/{rollout}/{verb}");
         self.call("POST", &path, Some(&body)).await
+    }
+
+    /// Returns the roll-out. Its counts must agree with the list of its items.
+    async fn shown(&self, rollout: &str) -> Value {
+        let shown = self.get(&format!("/rollouts/{rollout}")).await;
+        for (state, count) in shown["counts"].as_object().expect("counts") {
+            let listed = self.numbers(rollout, &format!("state={state}")).await;
+            assert_eq!(*count, json!(listed.len()), "{state}: {shown}");
+        }
+        shown
     }
 
     /// Returns the numbers of the items that pass a filter.
@@ -130,15 +140,14 @@ fn refusal(reply: &Reply) -> (StatusCode, &Value, &Value) {
     )
 }
 
-#[tokio::test]
-async fn a_policy_out_of_its_limits_is_refused_by_the_name_of_the_field() {
-    let stage = Stage::new().await;
+/// Policies that are refused, each with the place of the field that is wrong.
+fn refused_policies() -> Vec<(Value, &'static str)> {
     let workload = |cluster: &str, kind: &str, namespace: &str, name: &str| {
         json!({ "waves": [{ "workloads": [
         { "cluster": cluster, "kind": kind, "namespace": namespace, "name": name }
     ] }] })
     };
-    let refused = [
+    vec![
         (json!({ "max_concurrent": 0 }), "/max_concurrent"),
         (
             json!({ "max_concurrent_per_cluster": 10_001 }),
@@ -190,8 +199,13 @@ async fn a_policy_out_of_its_limits_is_refused_by_the_name_of_the_field() {
             workload("c1", "deployment", "shop", "../web"),
             "/waves/0/workloads/0/name",
         ),
-    ];
-    for (policy, pointer) in &refused {
+    ]
+}
+
+#[tokio::test]
+async fn a_policy_out_of_its_limits_is_refused_by_the_name_of_the_field() {
+    let stage = Stage::new().await;
+    for (policy, pointer) in &refused_policies() {
         let reply = stage.call("POST", "/rollouts", Some(policy)).await;
         let expected = (
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -403,7 +417,7 @@ async fn d2_one_workload_is_tried_again_or_skipped_alone() {
     let skipped = stage.ask(&id, "skip", Some(failed[0])).await;
     assert_eq!(skipped.status, StatusCode::ACCEPTED, "{}", skipped.text);
     stage.fleet().run_due().await;
-    let shown = stage.get(&format!("/rollouts/{id}")).await;
+    let shown = stage.shown(&id).await;
     assert_eq!(shown["state"], "succeeded", "{shown}");
     assert_eq!(
         (&shown["counts"]["done"], &shown["counts"]["skipped"]),
@@ -427,7 +441,7 @@ async fn a_person_who_paused_a_roll_out_resumes_it_before_one_workload_is_asked_
         StatusCode::ACCEPTED
     );
     stage.fleet().run_due().await;
-    let shown = stage.get(&format!("/rollouts/{id}")).await;
+    let shown = stage.shown(&id).await;
     assert_eq!(shown["problem"]["code"], "paused_by_user", "{shown}");
     let refused = stage.ask(&id, "skip", Some(failed)).await;
     assert_eq!(refused.body["code"], "invalid_transition");
@@ -450,17 +464,17 @@ async fn promoted(stage: &Stage) -> (UpgradeId, String) {
     let fleet = stage.fleet();
     fleet.apply_verb_and_run(upgrade, Verb::Start).await;
     stage.set_behaviour("c2", "stable", RolloutBehaviour::NeverReady);
-    let state = fleet.apply_verb_and_run(upgrade, Verb::Promote).await.state;
-    assert_eq!(state.as_str(), "paused", "{state:?}");
-    let stage = fleet.upgrade(upgrade).await.operation.expect("a stage");
-    (upgrade, stage.to_string())
+    let promoted = fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
+    assert_eq!(promoted.state.as_str(), "paused", "{promoted:?}");
+    let roll = promoted.operation.expect("a stage");
+    (upgrade, roll.to_string())
 }
 
 #[tokio::test]
 async fn d2_a_stage_of_an_upgrade_is_a_roll_out_whose_verbs_go_to_the_upgrade() {
     let stage = Stage::new().await;
     let (upgrade, id) = promoted(&stage).await;
-    let shown = stage.get(&format!("/rollouts/{id}")).await;
+    let shown = stage.shown(&id).await;
     assert_eq!(
         (
             &shown["kind"],

@@ -72,8 +72,8 @@ impl Run<'_> {
         signal: Signal,
         number: i32,
     ) -> Result<(), StoreError> {
-        if matches!(&self.operation.state, OperationState::Paused { problem } if problem.is_partial_rollout())
-        {
+        let state = &self.operation.state;
+        if matches!(state, OperationState::Paused { problem } if problem.is_partial_rollout()) {
             self.operation.state = OperationState::Running;
         }
         let Some(progress) = self
@@ -87,8 +87,8 @@ impl Run<'_> {
         let event = match signal {
             Signal::Retry if progress.failed.is_some() => Some(StepEvent::Retried),
             Signal::Skip if !progress.done && !progress.skipped => Some(StepEvent::Skipped),
-            // An excluded restart must not be begun as it is planned, because its next pods may lack
-            // their sidecar. The search judges the workload again and adds a restart that is safe.
+            // An excluded restart must not be begun as it is planned, because its next pods may
+            // lack their sidecar. The search judges the workload again and adds a safe restart.
             _ => None,
         };
         if let Some(event) = event {

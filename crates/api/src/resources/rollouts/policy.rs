@@ -4,7 +4,7 @@ use meshwright_model::Name;
 use meshwright_model::plan::WorkloadRef;
 use meshwright_model::rollout::{self, RestartLimits, RolloutPolicy, WorkloadSelection};
 use meshwright_store::Mesh;
-use meshwright_wire::{RolloutWave, SelectedWorkload};
+use meshwright_wire::{CreateRollout, RolloutWave, SelectedWorkload, WaveChoice, WorkloadChoice};
 
 use crate::error::{ApiError, Result};
 use crate::request::params::known_value;
@@ -13,11 +13,7 @@ use crate::request::params::known_value;
 const MAX_OBJECT_NAME_CHARS: usize = 253;
 
 /// Checks a policy that was sent for a mesh. `at` is the JSON pointer to it.
-pub(crate) fn parse_policy(
-    mesh: &Mesh,
-    sent: &meshwright_wire::RolloutPolicy,
-    at: &str,
-) -> Result<RolloutPolicy> {
+pub(crate) fn parse_policy(mesh: &Mesh, sent: &CreateRollout, at: &str) -> Result<RolloutPolicy> {
     let on_failure = known_value(
         &format!("{at}/on_failure"),
         &sent.on_failure,
@@ -42,7 +38,7 @@ pub(crate) fn parse_policy(
     Ok(policy)
 }
 
-fn parse_wave(mesh: &Mesh, sent: &RolloutWave, at: &str) -> Result<rollout::RolloutWave> {
+fn parse_wave(mesh: &Mesh, sent: &WaveChoice, at: &str) -> Result<rollout::RolloutWave> {
     let place = |field: &str, index: usize| format!("{at}/{field}/{index}");
     let clusters = sent.clusters.iter().enumerate();
     let clusters =
@@ -67,7 +63,7 @@ fn parse_wave(mesh: &Mesh, sent: &RolloutWave, at: &str) -> Result<rollout::Roll
 
 fn parse_workload(
     mesh: &Mesh,
-    sent: &SelectedWorkload,
+    sent: &WorkloadChoice,
     at: &str,
 ) -> Result<rollout::SelectedWorkload> {
     check_object_name(&sent.namespace, &format!("{at}/namespace"))?;

@@ -21,10 +21,10 @@ use crate::resources::rollouts::{authorized_rollout, show_rollout};
 
 /// Send a verb to a roll-out
 ///
-/// Sends `pause`, `resume`, `cancel`, `retry` or `skip` to a roll-out. For a stage of an upgrade the
-/// verb is sent to the upgrade, and needs the same role. With `item`, `retry` and `skip` are about
-/// one workload: `retry` restarts it once more after a failure, or looks again whether a restart
-/// reaches it now, and `skip` goes on without it.
+/// Sends `pause`, `resume`, `cancel`, `retry` or `skip` to a roll-out. For a stage of an upgrade
+/// the verb is sent to the upgrade, and needs the same role. With `item`, `retry` and `skip` are
+/// about one workload: `retry` restarts it once more after a failure, or looks again whether a
+/// restart reaches it now, and `skip` goes on without it.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/rollouts/{rollout_id}/{verb}", operation_id = "askRollout", tag = "rollouts", request_body = AskRollout,
     params(("mesh_id" = String, Path), ("rollout_id" = String, Path), ("verb" = String, Path)),
     responses((status = 202, body = Rollout)))]

@@ -7,18 +7,19 @@ use meshwright_model::rollout::{RolloutWave, WorkloadSelection};
 
 use super::*;
 
-fn sidecar(revision: &str) -> Option<Sidecar> {
-    Some(Sidecar {
-        revision: revision.parse().expect("a revision name"),
-        image: format!("hub/proxyv2:{revision}"),
-    })
-}
+const OLD: Option<&str> = Some("1-25-1");
+const NEW: Option<&str> = Some("1-27-9");
 
+/// Returns a workload with two pods that have the sidecar of a revision, or none.
 fn workload(
     name: &str,
-    live: Option<Sidecar>,
+    carried: Option<&str>,
     stuck: Option<RestartBlocker>,
 ) -> WorkloadObservation {
+    let live = carried.map(|revision| Sidecar {
+        revision: revision.parse().expect("a revision name"),
+        image: format!("hub/proxyv2:{revision}"),
+    });
     WorkloadObservation {
         workload: WorkloadRef {
             namespace: "shop".into(),
@@ -80,18 +81,17 @@ fn lines(told: &RolloutForecast) -> Vec<String> {
 
 #[test]
 fn d3_what_cannot_be_restarted_is_told_with_its_reason_before_anything_starts() {
-    let old = || sidecar("1-25-1");
-    let stuck = |name: &str, blocker| workload(name, old(), Some(blocker));
+    let stuck = |name: &str, blocker| workload(name, OLD, Some(blocker));
     let workloads = vec![
-        workload("old", old(), None),
-        workload("new", sidecar("1-27-9"), None),
+        workload("old", OLD, None),
+        workload("new", NEW, None),
         workload("bare", None, None),
         stuck("paused", RestartBlocker::Paused),
         stuck("on-delete", RestartBlocker::OnDelete),
         stuck("partition", RestartBlocker::Partition),
         stuck("owned", RestartBlocker::Owned),
         stuck("gateway", RestartBlocker::SelfRolling),
-        workload("fine", sidecar("1-27-9"), Some(RestartBlocker::Paused)),
+        workload("fine", NEW, Some(RestartBlocker::Paused)),
     ];
     let told = forecast(
         &RolloutPolicy::default(),
@@ -136,10 +136,7 @@ fn the_forecast_follows_the_waves_of_the_policy() {
         waves: vec![first],
         ..RolloutPolicy::default()
     };
-    let workloads = vec![
-        workload("api", sidecar("1-25-1"), None),
-        workload("web", sidecar("1-25-1"), None),
-    ];
+    let workloads = vec![workload("api", OLD, None), workload("web", OLD, None)];
     let told = forecast(&policy, Some(&observed(workloads, &[])));
     assert_eq!(
         lines(&told),
@@ -158,7 +155,7 @@ fn workloads_outside_the_mesh_are_left_out_and_without_an_observation_there_are_
     let mut outside = observed(vec![workload("web", None, None)], &[]);
     outside.1.members[0].namespaces[0].labels = NamespaceLabels::default();
     assert!(lines(&forecast(&RolloutPolicy::default(), Some(&outside))).is_empty());
-    outside.1.members[0].namespaces[0].workloads[0].live = vec![sidecar("1-25-1")];
+    outside.1.members[0].namespaces[0].workloads = vec![workload("web", OLD, None)];
     assert_eq!(
         lines(&forecast(&RolloutPolicy::default(), Some(&outside))),
         ["web: 1 none not_injected"]
