@@ -47,7 +47,9 @@ pub use operations::operation::{NewOperation, Operation, StepCounts};
 pub use operations::plans::{PlannedStep, WaveSummary};
 pub use operations::queue::{Claim, ClaimFilter};
 pub use operations::renewals::OpenRenewal;
-pub use operations::rollouts::{RolloutItem, RolloutItemFilter, RolloutStateCount};
+pub use operations::rollouts::{
+    Rollout, RolloutItem, RolloutItemFilter, RolloutItems, RolloutStateCount,
+};
 pub use operations::updates::{NewStep, OperationUpdate, PendingSignals};
 pub use operations::upgrades::{NewUpgrade, Upgrade};
 pub use sealing::aead::{hmac_sha256, random_hex, random_key, sha256, sha256_hex};

@@ -29,7 +29,7 @@ pub(crate) mod policy;
 pub(crate) mod verbs;
 mod view;
 
-use view::{item_view, rollout_view, wave_numbers};
+use view::{item_view, rollout_view};
 
 /// Start a roll-out
 ///
@@ -55,10 +55,10 @@ pub(crate) async fn create_rollout(
     let arguments = json!({ "policy": wanted });
     let id = queue_operation(&mut change, &caller, mesh.id, kind, arguments).await?;
     let observed = change.tx.meshes().last_observation(mesh.id).await?;
-    let started = change.tx.operations().get_operation(id).await?;
+    let started = change.tx.operations().get_rollout(mesh.id, id).await?;
     let shown = Rollout {
         forecast: Some(forecast::forecast(&wanted, observed.as_ref())),
-        ..rollout_view(&started, &wanted, &[])
+        ..rollout_view(&started)
     };
     change
         .commit_response(
@@ -80,18 +80,19 @@ pub(crate) async fn list_rollouts(
     Path(mesh): Path<String>,
     list: ListRequest<Unfiltered>,
 ) -> Result<Json<RolloutList>> {
+    let id: MeshId = parse_id(&mesh, "mesh")?;
+    caller.require_permission_on(Action::Read, &[Scope::Mesh(id)], "mesh")?;
     let page = list.page(&caller)?;
     let mut tx = database.begin_read().await?;
-    let mesh = authorized_mesh(&caller, &mut tx, &mesh, Action::Read).await?;
-    let found = tx.operations().list_rollouts(mesh.id, page).await?;
-    let (found, next_page_token) = list.split_page(&caller, found, |rollout| rollout.id.0);
-    let ids: Vec<OperationId> = found.iter().map(|rollout| rollout.id).collect();
-    let counts = tx.operations().count_rollout_states(&ids).await?;
-    let policies = tx.operations().read_rollout_policies(&found).await?;
-    let shown = found.iter().zip(&policies);
-    let shown = shown.map(|(rollout, policy)| rollout_view(rollout, policy, &counts));
+    let found = tx.operations().list_rollouts(id, page).await?;
+    if found.is_empty() {
+        // An empty list does not tell whether the mesh exists, so read the mesh. A list with
+        // roll-outs proves that it does.
+        authorized_mesh(&caller, &mut tx, &mesh, Action::Read).await?;
+    }
+    let (found, next_page_token) = list.split_page(&caller, found, |found| found.operation.id.0);
     Ok(Json(RolloutList {
-        items: shown.collect(),
+        items: found.iter().map(rollout_view).collect(),
         next_page_token,
     }))
 }
@@ -112,8 +113,8 @@ pub(crate) async fn get_rollout(
     let mut tx = database.begin_read().await?;
     loop {
         let found = authorized_rollout(&caller, &mut tx, &mesh, &rollout).await?;
-        let shown = show_rollout(&mut tx, &found).await?;
-        if ended_or_awaits_person(&found) {
+        let shown = rollout_view(&found);
+        if ended_or_awaits_person(&found.operation) {
             return Ok(Json(shown));
         }
         match waiting.next_poll(tx).await? {
@@ -123,11 +124,17 @@ pub(crate) async fn get_rollout(
     }
 }
 
-/// Reads what the view of a roll-out shows besides its operation.
-async fn show_rollout(tx: &mut Tx<'_>, found: &meshwright_store::Operation) -> Result<Rollout> {
-    let counts = tx.operations().count_rollout_states(&[found.id]).await?;
-    let policy = tx.operations().read_rollout_policy(found).await?;
-    Ok(rollout_view(found, &policy, &counts))
+/// Returns the problem for a roll-out that the mesh does not have, or that the caller cannot see.
+fn no_such_rollout() -> ApiError {
+    ApiError::not_found("roll-out")
+}
+
+/// Reads the ids of a path to a roll-out, and refuses a mesh that the caller may not see.
+fn authorized_path(caller: &Caller, mesh: &str, rollout: &str) -> Result<(MeshId, OperationId)> {
+    let mesh: MeshId = mesh.parse().map_err(|_| no_such_rollout())?;
+    let rollout: OperationId = rollout.parse().map_err(|_| no_such_rollout())?;
+    caller.require_permission_on(Action::Read, &[Scope::Mesh(mesh)], "roll-out")?;
+    Ok((mesh, rollout))
 }
 
 /// Reads a roll-out of a mesh that the caller may see.
@@ -136,18 +143,10 @@ async fn authorized_rollout(
     tx: &mut Tx<'_>,
     mesh: &str,
     rollout: &str,
-) -> Result<meshwright_store::Operation> {
-    const WHAT: &str = "roll-out";
-    let mesh: MeshId = parse_id(mesh, WHAT)?;
-    let id: OperationId = parse_id(rollout, WHAT)?;
-    caller.require_permission_on(Action::Read, &[Scope::Mesh(mesh)], WHAT)?;
-    let absent = || ApiError::not_found(WHAT);
-    let found = require_referenced(tx.operations().get_operation(id).await, absent)?;
-    if found.mesh == Some(mesh) && found.kind.is_rollout() {
-        Ok(found)
-    } else {
-        Err(absent())
-    }
+) -> Result<meshwright_store::Rollout> {
+    let (mesh, rollout) = authorized_path(caller, mesh, rollout)?;
+    let found = tx.operations().get_rollout(mesh, rollout).await;
+    require_referenced(found, no_such_rollout)
 }
 
 /// Filter of the list of a roll-out's workloads. A workload must meet each condition.
@@ -204,22 +203,22 @@ pub(crate) async fn list_rollout_items(
 ) -> Result<Json<RolloutItemList>> {
     let page = list.page(&caller)?;
     let filter = list.filter.to_store_filter()?;
+    let place = authorized_path(&caller, &mesh, &rollout)?;
     let mut tx = database.begin_read().await?;
-    let found = authorized_rollout(&caller, &mut tx, &mesh, &rollout).await?;
     let after = page.after.and_then(|key| i32::try_from(key.as_u128()).ok());
     let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
-    let items = tx
+    let found = tx
         .operations()
-        .list_rollout_items(found.id, &filter, after, limit)
-        .await?;
-    let (items, next_page_token) = list.split_page(&caller, items, |item| {
+        .list_rollout_items(place, &filter, after, limit)
+        .await;
+    let found = require_referenced(found, no_such_rollout)?;
+    let (items, next_page_token) = list.split_page(&caller, found.items, |item| {
         Uuid::from_u128(item.number.unsigned_abs().into())
     });
-    let numbers = wave_numbers(&tx.operations().count_rollout_states(&[found.id]).await?);
     Ok(Json(RolloutItemList {
         items: items
             .iter()
-            .filter_map(|item| item_view(item, &numbers))
+            .filter_map(|item| item_view(item, &found.waves))
             .collect(),
         next_page_token,
     }))

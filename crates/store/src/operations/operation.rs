@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
 use meshwright_model::leftover::Leftover;
-use meshwright_model::operation::{OperationKind, OperationState, RequestedSignal, Signal};
+use meshwright_model::operation::{OperationKind, OperationState, Signal};
 use meshwright_model::webhook::EventKind;
 use serde_json::Value;
 
@@ -74,13 +74,24 @@ pub struct Operation {
 
 /// Choice of the operations that a query reads. A field that is `None` excludes none.
 #[derive(Debug, Clone, Copy, Default)]
-struct OperationChoice {
+pub(super) struct OperationChoice {
     /// Single operation to read.
-    only: Option<OperationId>,
+    pub(super) only: Option<OperationId>,
     /// Upgrade whose stages are read.
-    upgrade: Option<UpgradeId>,
-    /// Mesh whose roll-outs are read.
-    rollouts_of: Option<MeshId>,
+    pub(super) upgrade: Option<UpgradeId>,
+    /// Mesh, which is not deleted, whose roll-outs are read.
+    pub(super) rollouts_of: Option<MeshId>,
+}
+
+/// Operation as a query reads it.
+#[derive(Debug)]
+pub(super) struct OperationRow {
+    pub(super) operation: Operation,
+    pub(super) counts: StepCounts,
+    /// Policy of the upgrade whose roll-out the operation is.
+    pub(super) upgrade_policy: Option<Value>,
+    /// Numbers of the roll-out's workloads by wave and state, as objects.
+    pub(super) states: Option<Value>,
 }
 
 impl OperationQueries<'_, '_> {
@@ -169,28 +180,11 @@ impl OperationQueries<'_, '_> {
             upgrade,
             ..OperationChoice::default()
         };
-        self.read_operations(chosen, access, page).await
-    }
-
-    /// Lists the operations of a mesh that replace pods, newest first. The list is empty for a mesh
-    /// that does not exist.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Database`] when the database does not answer, and
-    /// [`StoreError::Corrupt`] when a row does not fit [`Operation`].
-    pub async fn list_rollouts(
-        &mut self,
-        mesh: MeshId,
-        page: Page,
-    ) -> Result<Vec<Operation>, StoreError> {
-        let chosen = OperationChoice {
-            rollouts_of: Some(mesh),
-            ..OperationChoice::default()
-        };
-        let found = self
-            .read_operations(chosen, &AccessFilter::ALL, page)
-            .await?;
-        Ok(found.into_iter().map(|(operation, _)| operation).collect())
+        let found = self.read_operations(chosen, access, page).await?;
+        Ok(found
+            .into_iter()
+            .map(|row| (row.operation, row.counts))
+            .collect())
     }
 
     /// Reads one operation.
@@ -206,16 +200,18 @@ impl OperationQueries<'_, '_> {
             .read_operations(chosen, &AccessFilter::ALL, Page::ALL)
             .await?
             .pop();
-        Ok(found.ok_or(StoreError::NotFound { what: "operation" })?.0)
+        let found = found.ok_or(StoreError::NotFound { what: "operation" })?;
+        Ok(found.operation)
     }
 
-    /// Reads one operation or a list. Only lists count the steps.
-    async fn read_operations(
+    /// Reads one operation or a list. Only lists count the steps, and only roll-outs have a policy
+    /// and states.
+    pub(super) async fn read_operations(
         &mut self,
         chosen: OperationChoice,
         access: &AccessFilter,
         page: Page,
-    ) -> Result<Vec<(Operation, StepCounts)>, StoreError> {
+    ) -> Result<Vec<OperationRow>, StoreError> {
         let (from, to) = id_bounds(chosen.only.map(|id| id.0));
         let kinds = OperationKind::ROLLOUTS.map(|kind| kind.as_str().to_owned());
         let rows = sqlx::query!(
@@ -225,10 +221,32 @@ impl OperationQueries<'_, '_> {
                    CASE WHEN $7::uuid < $8::uuid THEN (SELECT count(*) FROM operation_items i
                        WHERE i.tenant_id = $1 AND i.operation_id = o.operation_id) ELSE 0 END AS "total!",
                    CASE WHEN $7::uuid < $8::uuid THEN (SELECT count(DISTINCT f.number) FROM item_facts f
-                       WHERE f.tenant_id = $1 AND f.operation_id = o.operation_id AND f.fact ->> 'fact' = 'done') ELSE 0 END AS "done!"
+                       WHERE f.tenant_id = $1 AND f.operation_id = o.operation_id AND f.fact ->> 'fact' = 'done') ELSE 0 END AS "done!",
+                   CASE WHEN $9::uuid IS NOT NULL THEN (SELECT u.rollout FROM upgrades u
+                       WHERE u.tenant_id = $1 AND u.upgrade_id = o.upgrade_id) END AS upgrade_policy,
+                   CASE WHEN $9::uuid IS NOT NULL THEN (
+                       WITH progress AS (
+                           SELECT number, bool_or(fact ->> 'fact' = 'done') AS done, bool_or(fact ->> 'fact' = 'skipped') AS skipped,
+                               bool_or(fact ->> 'fact' = 'started') AS started, coalesce(max(ordinal) FILTER (WHERE fact ->> 'fact' = 'retried'), 0) AS retried,
+                               coalesce(max(ordinal) FILTER (WHERE fact ->> 'fact' = 'excluded'), 0) AS excluded,
+                               coalesce(max(ordinal) FILTER (WHERE fact ->> 'fact' = 'failed'), 0) AS failed
+                           FROM item_facts WHERE tenant_id = $1 AND item_facts.operation_id = o.operation_id GROUP BY number),
+                       newest AS (
+                           -- A workload has a further step for each restart, and every search for workloads has one of its own.
+                           SELECT DISTINCT ON (step -> 'member', step -> 'workload', step -> 'namespace', step -> 'pod',
+                                   CASE WHEN step ->> 'step' = 'converge' THEN number END) number, wave, step ->> 'step' = 'converge' AS looks
+                           FROM operation_items i WHERE i.tenant_id = $1 AND i.operation_id = o.operation_id AND step ->> 'step' IN ('restart', 'evict', 'converge')
+                           ORDER BY step -> 'member', step -> 'workload', step -> 'namespace', step -> 'pod',
+                               CASE WHEN step ->> 'step' = 'converge' THEN number END, number DESC),
+                       counted AS (
+                           SELECT wave, CASE WHEN looks THEN 'looks' WHEN done THEN 'done' WHEN skipped THEN 'skipped' WHEN excluded > retried THEN 'excluded'
+                               WHEN failed > retried THEN 'failed' WHEN started THEN 'started' ELSE 'pending' END AS state, count(*) AS number
+                           FROM newest LEFT JOIN progress USING (number) GROUP BY 1, 2)
+                       SELECT jsonb_agg(jsonb_build_object('wave', wave, 'state', state, 'count', number)) FROM counted) END AS states
                FROM operations o WHERE tenant_id = $1 AND operation_id BETWEEN $7 AND $8 AND ($2::uuid IS NULL OR upgrade_id = $2)
                    AND ($3::uuid[] IS NULL OR mesh_id = ANY($3) OR cluster_id = ANY($4)) AND ($5::uuid IS NULL OR operation_id < $5)
-                   AND ($9::uuid IS NULL OR (mesh_id = $9 AND kind = ANY($10)))
+                   AND ($9::uuid IS NULL OR (mesh_id = $9 AND kind = ANY($10)
+                       AND EXISTS (SELECT FROM meshes m WHERE m.tenant_id = $1 AND m.mesh_id = $9 AND m.state <> 'deleted')))
                ORDER BY operation_id DESC LIMIT $6"#,
             self.tx.tenant.0,
             chosen.upgrade.map(|id| id.0),
@@ -282,46 +300,14 @@ impl OperationQueries<'_, '_> {
                 started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),
                 ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
             };
-            Ok((operation, (row.done, row.total)))
+            Ok(OperationRow {
+                operation,
+                counts: (row.done, row.total),
+                upgrade_policy: row.upgrade_policy,
+                states: row.states,
+            })
         });
         read.collect()
-    }
-
-    /// Adds a signal to an operation, or to one of its steps, and wakes a worker. Signals are how the API reaches a worker,
-    /// because it never writes the columns of workers.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::NotFound`] when the operation has ended or does not exist.
-    pub async fn signal_operation(
-        &mut self,
-        id: OperationId,
-        wish: impl Into<RequestedSignal>,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let wish = wish.into();
-        let seq = sqlx::query_scalar!(
-            "UPDATE work_queue SET wish_seq = wish_seq + 1, due_at = now() WHERE operation_id = $1 AND tenant_id = $2 RETURNING wish_seq",
-            id.0,
-            self.tx.tenant.0
-        )
-        .fetch_optional(&mut *self.tx.inner)
-        .await?
-        .ok_or(StoreError::NotFound { what: "running operation" })?;
-        sqlx::query!(
-            "INSERT INTO wishes (tenant_id, operation_id, seq, wish, item_number, at) VALUES ($1, $2, $3, $4, $5, $6)",
-            self.tx.tenant.0,
-            id.0,
-            seq,
-            wish.signal.as_str(),
-            wish.item,
-            now.to_sqlx() as _
-        )
-        .execute(&mut *self.tx.inner)
-        .await?;
-        sqlx::query!("SELECT pg_notify('mw_work', '')")
-            .fetch_one(&mut *self.tx.inner)
-            .await?;
-        Ok(())
     }
 
     /// Makes an operation due now that still waits for its time.

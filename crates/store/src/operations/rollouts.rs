@@ -1,18 +1,22 @@
 //! Reads the workloads of roll-outs: the steps that replace pods, with their states and times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use meshwright_model::ClosedSet;
-use meshwright_model::ids::{OperationId, UpgradeId};
+use meshwright_model::OpenEnum;
+use meshwright_model::ids::{MeshId, OperationId};
 use meshwright_model::operation::{OperationKind, Progress, StepEvent, StepState};
 use meshwright_model::plan::Step;
 use meshwright_model::rollout::{ReplacedKind, ReplacedObject, RolloutPolicy};
+use serde::Deserialize;
 
 use crate::db::query_areas::OperationQueries;
-use crate::db::statements::to_uuids;
 use crate::error::decode_column;
-use crate::{Operation, StoreError};
+use crate::operations::operation::OperationChoice;
+use crate::{AccessFilter, Operation, Page, StoreError};
+
+/// Error for a roll-out that the mesh does not have.
+const ABSENT: StoreError = StoreError::NotFound { what: "roll-out" };
 
 /// Newest step of a roll-out for one workload, or for one pod without a workload.
 #[derive(Debug, Clone)]
@@ -49,16 +53,35 @@ pub struct RolloutItemFilter {
     pub name: Option<String>,
 }
 
+/// Operation that replaces pods, with its policy and the numbers of its workloads.
+#[derive(Debug, Clone)]
+pub struct Rollout {
+    /// Operation of the roll-out.
+    pub operation: Operation,
+    /// Waves and limits of the roll-out.
+    pub policy: RolloutPolicy,
+    /// Numbers of workloads by wave and state. A workload with several steps counts once, with its
+    /// newest one.
+    pub states: Vec<RolloutStateCount>,
+}
+
+/// Workloads of a roll-out, and the places of its waves.
+#[derive(Debug, Clone, Default)]
+pub struct RolloutItems {
+    /// Workloads that pass the filter, in the order of their newest steps.
+    pub items: Vec<RolloutItem>,
+    /// Numbers within the plan, from 0, of the waves that replace pods, in order.
+    pub waves: Vec<usize>,
+}
+
 /// Number of workloads of a roll-out's wave that are in one state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct RolloutStateCount {
-    /// Roll-out that the workloads belong to.
-    pub operation: OperationId,
     /// Number of the wave within the plan, from 0.
     pub wave: usize,
-    /// State of the workloads; `None` for the entry that only tells that the wave looks for
+    /// State of the workloads; unknown for the entry that only tells that the wave looks for
     /// workloads.
-    pub state: Option<StepState>,
+    pub state: OpenEnum<StepState>,
     /// Number of workloads in this state.
     pub count: i64,
 }
@@ -73,94 +96,69 @@ impl OperationQueries<'_, '_> {
         &mut self,
         rollout: &Operation,
     ) -> Result<RolloutPolicy, StoreError> {
-        let read = self.read_rollout_policies(std::slice::from_ref(rollout));
-        Ok(read.await?.pop().unwrap_or_default())
+        let Some(upgrade) = rollout.upgrade else {
+            return rollout.rollout_policy();
+        };
+        let policy = self.tx.upgrades().get_upgrade(upgrade).await?.rollout;
+        Ok(policy_of_stage(policy, rollout.kind))
     }
 
-    /// Reads the policies of roll-outs, in their order, as
-    /// [`OperationQueries::read_rollout_policy`] does.
+    /// Lists the roll-outs of a mesh, newest first. The list is empty for a mesh that is deleted or
+    /// does not exist.
     ///
     /// # Errors
-    /// Returns [`StoreError::Corrupt`] when a stored policy does not fit [`RolloutPolicy`].
-    pub async fn read_rollout_policies(
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit [`Rollout`].
+    pub async fn list_rollouts(
         &mut self,
-        rollouts: &[Operation],
-    ) -> Result<Vec<RolloutPolicy>, StoreError> {
-        let ruled = |rollout: &Operation| {
-            let upgrade = rollout.upgrade?;
-            rollout.kind.is_rollout().then_some(upgrade)
+        mesh: MeshId,
+        page: Page,
+    ) -> Result<Vec<Rollout>, StoreError> {
+        self.read_rollouts(mesh, None, page).await
+    }
+
+    /// Reads one roll-out of a mesh that is not deleted.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when the mesh has no such roll-out.
+    pub async fn get_rollout(
+        &mut self,
+        mesh: MeshId,
+        id: OperationId,
+    ) -> Result<Rollout, StoreError> {
+        let found = self.read_rollouts(mesh, Some(id), Page::ALL).await?.pop();
+        found.ok_or(ABSENT)
+    }
+
+    async fn read_rollouts(
+        &mut self,
+        mesh: MeshId,
+        only: Option<OperationId>,
+        page: Page,
+    ) -> Result<Vec<Rollout>, StoreError> {
+        let chosen = OperationChoice {
+            only,
+            upgrade: None,
+            rollouts_of: Some(mesh),
         };
-        let upgrades: Vec<uuid::Uuid> = rollouts.iter().filter_map(ruled).map(|id| id.0).collect();
-        let mut known: BTreeMap<UpgradeId, RolloutPolicy> = BTreeMap::new();
-        if !upgrades.is_empty() {
-            let rows = sqlx::query!(
-                "SELECT upgrade_id, rollout FROM upgrades WHERE tenant_id = $1 AND upgrade_id = ANY($2)",
-                self.tx.tenant.0,
-                &upgrades
-            )
-            .fetch_all(&mut *self.tx.inner)
+        let rows = self
+            .read_operations(chosen, &AccessFilter::ALL, page)
             .await?;
-            for row in rows {
-                let id = UpgradeId(row.upgrade_id);
-                let policy = serde_json::from_value(row.rollout);
-                known.insert(id, decode_column(policy, "upgrades", "rollout", id)?);
-            }
-        }
-        let policy = |rollout: &Operation| match ruled(rollout) {
-            Some(upgrade) => {
-                let policy = known.get(&upgrade).cloned().unwrap_or_default();
-                Ok(if rollout.kind == OperationKind::Roll {
-                    policy
-                } else {
-                    policy.without_waves()
-                })
-            }
-            None => rollout.rollout_policy(),
-        };
-        rollouts.iter().map(policy).collect()
-    }
-
-    /// Counts the workloads of roll-outs by wave and state. A workload with several steps counts
-    /// once, with its newest one.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn count_rollout_states(
-        &mut self,
-        rollouts: &[OperationId],
-    ) -> Result<Vec<RolloutStateCount>, StoreError> {
-        let rows = sqlx::query!(
-            r#"WITH progress AS (
-                   SELECT operation_id, number, bool_or(fact ->> 'fact' = 'done') AS done, bool_or(fact ->> 'fact' = 'skipped') AS skipped,
-                       bool_or(fact ->> 'fact' = 'started') AS started, coalesce(max(ordinal) FILTER (WHERE fact ->> 'fact' = 'retried'), 0) AS retried,
-                       coalesce(max(ordinal) FILTER (WHERE fact ->> 'fact' = 'excluded'), 0) AS excluded,
-                       coalesce(max(ordinal) FILTER (WHERE fact ->> 'fact' = 'failed'), 0) AS failed
-                   FROM item_facts WHERE tenant_id = $1 AND operation_id = ANY($2) GROUP BY operation_id, number),
-               newest AS (
-                   -- A workload has a further step for each restart, and every search for workloads has one of its own.
-                   SELECT DISTINCT ON (operation_id, step -> 'member', step -> 'workload', step -> 'namespace', step -> 'pod',
-                           CASE WHEN step ->> 'step' = 'converge' THEN number END)
-                       operation_id, number, wave, step ->> 'step' = 'converge' AS looks
-                   FROM operation_items WHERE tenant_id = $1 AND operation_id = ANY($2) AND step ->> 'step' IN ('restart', 'evict', 'converge')
-                   ORDER BY operation_id, step -> 'member', step -> 'workload', step -> 'namespace', step -> 'pod',
-                       CASE WHEN step ->> 'step' = 'converge' THEN number END, number DESC)
-               SELECT operation_id AS "operation_id!", wave AS "wave!", count(*) AS "count!",
-                   CASE WHEN looks THEN 'looks' WHEN done THEN 'done' WHEN skipped THEN 'skipped' WHEN excluded > retried THEN 'excluded'
-                       WHEN failed > retried THEN 'failed' WHEN started THEN 'started' ELSE 'pending' END AS "state!"
-               FROM newest LEFT JOIN progress USING (operation_id, number) GROUP BY 1, 2, 4 ORDER BY 1, 2, 4"#,
-            self.tx.tenant.0,
-            &to_uuids(rollouts, |id| id.0)
-        )
-        .fetch_all(&mut *self.tx.inner)
-        .await?;
         let read = rows.into_iter().map(|row| {
-            let operation = OperationId(row.operation_id);
-            let wave = row.wave.try_into();
-            Ok(RolloutStateCount {
-                operation,
-                wave: decode_column(wave, "operation_items", "wave", operation)?,
-                state: StepState::from_name(&row.state),
-                count: row.count,
+            let id = row.operation.id;
+            let policy = match row.upgrade_policy {
+                Some(policy) => {
+                    let policy = serde_json::from_value(policy);
+                    let policy = decode_column(policy, "upgrades", "rollout", id)?;
+                    policy_of_stage(policy, row.operation.kind)
+                }
+                None => row.operation.rollout_policy()?,
+            };
+            let states = row.states.map(serde_json::from_value).transpose();
+            Ok(Rollout {
+                policy,
+                states: decode_column(states, "item_facts", "fact", id)?.unwrap_or_default(),
+                operation: row.operation,
             })
         });
         read.collect()
@@ -170,67 +168,76 @@ impl OperationQueries<'_, '_> {
     /// beginning after the step with the number `after`.
     ///
     /// # Errors
-    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// Returns [`StoreError::NotFound`] when the mesh has no such roll-out, and
     /// [`StoreError::Corrupt`] when a step or event does not fit.
     pub async fn list_rollout_items(
         &mut self,
-        rollout: OperationId,
+        (mesh, rollout): (MeshId, OperationId),
         filter: &RolloutItemFilter,
         after: Option<i32>,
         limit: usize,
-    ) -> Result<Vec<RolloutItem>, StoreError> {
-        let mut found = self.read_rollout_items(rollout).await?;
-        found.retain(|item| after.is_none_or(|after| item.number > after) && filter.includes(item));
-        found.truncate(limit);
-        Ok(found)
+    ) -> Result<RolloutItems, StoreError> {
+        let (items, waves) = self.read_rollout_items(mesh, rollout).await?;
+        let mut items = keep_newest_items(items);
+        items.retain(|item| after.is_none_or(|after| item.number > after) && filter.includes(item));
+        items.truncate(limit);
+        Ok(RolloutItems {
+            items,
+            waves: waves.into_iter().collect(),
+        })
     }
 
-    /// Reads the newest step of each workload, in the order of the steps.
+    /// Reads the steps that replace pods, and the places of their waves.
     async fn read_rollout_items(
         &mut self,
+        mesh: MeshId,
         rollout: OperationId,
-    ) -> Result<Vec<RolloutItem>, StoreError> {
+    ) -> Result<(Vec<RolloutItem>, BTreeSet<usize>), StoreError> {
+        let kinds = OperationKind::ROLLOUTS.map(|kind| kind.as_str().to_owned());
+        // A roll-out without a plan is one row without a step.
         let rows = sqlx::query!(
-            "SELECT number, wave, step FROM operation_items
-             WHERE tenant_id = $1 AND operation_id = $2 AND step ->> 'step' IN ('restart', 'evict') ORDER BY number",
+            r#"SELECT i.number AS "number?", i.wave AS "wave?", i.step AS "step?",
+                   ARRAY(SELECT f.fact FROM item_facts f WHERE f.tenant_id = $1 AND f.operation_id = $2 AND f.number = i.number
+                       ORDER BY f.ordinal) AS "events!: Vec<serde_json::Value>",
+                   ARRAY(SELECT (extract(epoch FROM f.at) * 1000000)::bigint FROM item_facts f
+                       WHERE f.tenant_id = $1 AND f.operation_id = $2 AND f.number = i.number ORDER BY f.ordinal) AS "times!: Vec<i64>"
+               FROM operations o LEFT JOIN operation_items i ON i.tenant_id = o.tenant_id AND i.operation_id = o.operation_id
+                   AND i.step ->> 'step' IN ('restart', 'evict', 'converge')
+               WHERE o.tenant_id = $1 AND o.operation_id = $2 AND o.mesh_id = $3 AND o.kind = ANY($4)
+                   AND EXISTS (SELECT FROM meshes m WHERE m.tenant_id = $1 AND m.mesh_id = $3 AND m.state <> 'deleted')
+               ORDER BY i.number"#,
             self.tx.tenant.0,
-            rollout.0
+            rollout.0,
+            mesh.0,
+            &kinds
         )
         .fetch_all(&mut *self.tx.inner)
         .await?;
-        let events = sqlx::query!(
-            "SELECT number, at, fact FROM item_facts WHERE tenant_id = $1 AND operation_id = $2 ORDER BY number, ordinal",
-            self.tx.tenant.0,
-            rollout.0
-        )
-        .fetch_all(&mut *self.tx.inner)
-        .await?;
-        let mut items: BTreeMap<i32, RolloutItem> = BTreeMap::new();
+        if rows.is_empty() {
+            return Err(ABSENT);
+        }
+        let (mut items, mut waves) = (Vec::new(), BTreeSet::new());
         for row in rows {
-            let item = RolloutItem {
-                number: row.number,
-                wave: decode_column(row.wave.try_into(), "operation_items", "wave", rollout)?,
-                step: decode_column(
-                    serde_json::from_value(row.step),
-                    "operation_items",
-                    "step",
-                    rollout,
-                )?,
-                progress: Progress::default(),
-                attempts: 0,
-                started_at: None,
-                ended_at: None,
+            let (Some(number), Some(wave), Some(step)) = (row.number, row.wave, row.step) else {
+                continue;
             };
-            items.insert(row.number, item);
-        }
-        for row in events {
-            if let Some(item) = items.get_mut(&row.number) {
-                let event = serde_json::from_value(row.fact);
-                let event = decode_column(event, "item_facts", "fact", rollout)?;
-                item.apply_event(&event, row.at.to_jiff());
+            let wave = decode_column(wave.try_into(), "operation_items", "wave", rollout)?;
+            waves.insert(wave);
+            let step = serde_json::from_value(step);
+            let step = decode_column(step, "operation_items", "step", rollout)?;
+            if ReplacedObject::of_step(&step).is_none() {
+                continue;
             }
+            let mut item = RolloutItem::new(number, wave, step);
+            for (event, at) in row.events.into_iter().zip(row.times) {
+                let event = serde_json::from_value(event);
+                let event = decode_column(event, "item_facts", "fact", rollout)?;
+                let at = Timestamp::from_microsecond(at);
+                item.apply_event(&event, decode_column(at, "item_facts", "at", rollout)?);
+            }
+            items.push(item);
         }
-        Ok(keep_newest_items(items.into_values().collect()))
+        Ok((items, waves))
     }
 }
 
@@ -252,6 +259,18 @@ fn keep_newest_items(items: Vec<RolloutItem>) -> Vec<RolloutItem> {
 }
 
 impl RolloutItem {
+    fn new(number: i32, wave: usize, step: Step) -> Self {
+        Self {
+            number,
+            wave,
+            step,
+            progress: Progress::default(),
+            attempts: 0,
+            started_at: None,
+            ended_at: None,
+        }
+    }
+
     /// Returns the workload or pod whose pods the step replaces.
     pub fn object(&self) -> Option<ReplacedObject<'_>> {
         ReplacedObject::of_step(&self.step)
@@ -290,6 +309,15 @@ impl RolloutItemFilter {
             && fits(&self.namespace, object.namespace)
             && self.kind.is_none_or(|kind| kind == object.kind)
             && fits(&self.name, object.shown_name())
+    }
+}
+
+/// Returns the part of an upgrade's policy that rules a stage: the waves rule the stage `roll` only.
+fn policy_of_stage(policy: RolloutPolicy, stage: OperationKind) -> RolloutPolicy {
+    if stage == OperationKind::Roll {
+        policy
+    } else {
+        policy.without_waves()
     }
 }
 

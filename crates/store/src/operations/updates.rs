@@ -1,5 +1,5 @@
-//! Reads the signals for an operation, and records what a worker did. Every write names the epoch of
-//! the claim.
+//! Adds and reads the signals for an operation, and records what a worker did. Every record of a
+//! worker names the epoch of the claim.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -63,6 +63,43 @@ pub struct OperationUpdate {
 }
 
 impl OperationQueries<'_, '_> {
+    /// Adds a signal to an operation, or to one of its steps, and wakes a worker. Signals are how the API reaches a worker,
+    /// because it never writes the columns of workers.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when the operation has ended or does not exist.
+    pub async fn signal_operation(
+        &mut self,
+        id: OperationId,
+        wish: impl Into<RequestedSignal>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let wish = wish.into();
+        let seq = sqlx::query_scalar!(
+            "UPDATE work_queue SET wish_seq = wish_seq + 1, due_at = now() WHERE operation_id = $1 AND tenant_id = $2 RETURNING wish_seq",
+            id.0,
+            self.tx.tenant.0
+        )
+        .fetch_optional(&mut *self.tx.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "running operation" })?;
+        sqlx::query!(
+            "INSERT INTO wishes (tenant_id, operation_id, seq, wish, item_number, at) VALUES ($1, $2, $3, $4, $5, $6)",
+            self.tx.tenant.0,
+            id.0,
+            seq,
+            wish.signal.as_str(),
+            wish.item,
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.tx.inner)
+        .await?;
+        sqlx::query!("SELECT pg_notify('mw_work', '')")
+            .fetch_one(&mut *self.tx.inner)
+            .await?;
+        Ok(())
+    }
+
     /// Reads the signals that the worker has not seen yet.
     ///
     /// # Errors

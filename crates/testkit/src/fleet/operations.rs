@@ -135,7 +135,7 @@ impl Fleet {
             .expect("roll-outs");
         drop(tx);
         match known.first() {
-            Some(rollout) => rollout.id,
+            Some(rollout) => rollout.operation.id,
             None => {
                 self.queue_operation(OperationKind::Restart, Value::Null)
                     .await

@@ -17,7 +17,8 @@ use crate::error::{ApiError, Result};
 use crate::request::caller::{Authenticated, Caller};
 use crate::request::mutation::{Body, Mutation, MutationOutcome};
 use crate::resources::operations::{check_signal, ended_error, is_partial};
-use crate::resources::rollouts::{authorized_rollout, show_rollout};
+use crate::resources::rollouts::authorized_rollout;
+use crate::resources::rollouts::view::rollout_view;
 
 /// Send a verb to a roll-out
 ///
@@ -42,7 +43,9 @@ pub(crate) async fn rollout_action(
         ));
     }
     let mut change = caller.begin_mutation(database, "askRollout", &body).await?;
-    let found = authorized_rollout(&caller, &mut change.tx, &mesh, &rollout).await?;
+    let found = authorized_rollout(&caller, &mut change.tx, &mesh, &rollout)
+        .await?
+        .operation;
     let action = match found.upgrade {
         Some(_) => Action::Upgrade,
         None => Action::ChangeMeshes,
@@ -55,14 +58,13 @@ pub(crate) async fn rollout_action(
         (None, None) => ask_restart(&caller, &mut change, &found, signal).await,
     };
     asked?;
-    let (id, mesh) = (found.id, mesh);
-    let asked = change.tx.operations().get_operation(id).await?;
-    let shown = show_rollout(&mut change.tx, &asked).await?;
+    let id = found.id;
+    let shown = authorized_rollout(&caller, &mut change.tx, &mesh, &rollout).await?;
     change
         .commit_response(
             MutationOutcome::new(StatusCode::ACCEPTED, id)
                 .with_location(format!("/v1/meshes/{mesh}/rollouts/{id}")),
-            &shown,
+            &rollout_view(&shown),
         )
         .await
 }
@@ -144,10 +146,12 @@ async fn check_item(tx: &mut Tx<'_>, found: &Operation, signal: Signal, item: u3
     let number = i32::try_from(item).map_err(|_| absent())?;
     let after = number.checked_sub(1);
     let everything = RolloutItemFilter::default();
+    let mesh = found.mesh.ok_or_else(absent)?;
     let mut items = tx
         .operations()
-        .list_rollout_items(found.id, &everything, after, 1)
-        .await?;
+        .list_rollout_items((mesh, found.id), &everything, after, 1)
+        .await?
+        .items;
     let item = items.pop().filter(|item| item.number == number);
     let item = item.ok_or_else(absent)?;
     if found.state.is_terminal() {

@@ -1,35 +1,29 @@
 //! Converts roll-outs and their workloads to their wire form.
 
+use std::collections::BTreeSet;
+
 use meshwright_model::operation::StepState;
 use meshwright_model::plan::Step;
-use meshwright_model::rollout::RolloutPolicy;
-use meshwright_store::{Operation, RolloutItem, RolloutStateCount};
+use meshwright_store::{RolloutItem, RolloutStateCount};
 use meshwright_wire::{Rollout, RolloutActionValue, RolloutCounts, RolloutWaveProgress};
 
 use crate::resources::rollouts::policy::policy_view;
 use crate::resources::views;
 
-/// Converts a roll-out. `counts` may hold those of other roll-outs too.
-pub(super) fn rollout_view(
-    found: &Operation,
-    policy: &RolloutPolicy,
-    counts: &[RolloutStateCount],
-) -> Rollout {
-    let shown = views::operation(found, (0, 0));
-    let counts: Vec<&RolloutStateCount> = counts
-        .iter()
-        .filter(|count| count.operation == found.id)
-        .collect();
-    let heads = found.waves.as_deref().unwrap_or_default();
+/// Converts a roll-out.
+pub(super) fn rollout_view(found: &meshwright_store::Rollout) -> Rollout {
+    let shown = views::operation(&found.operation, (0, 0));
+    let heads = found.operation.waves.as_deref().unwrap_or_default();
+    let places: BTreeSet<usize> = found.states.iter().map(|count| count.wave).collect();
     let waves = (1..)
-        .zip(wave_indexes(&counts))
+        .zip(places)
         .map(|(number, index)| RolloutWaveProgress {
             number,
             title: heads
                 .get(index)
                 .map(|head| head.title.clone())
                 .unwrap_or_default(),
-            counts: sum_counts(counts.iter().copied().filter(|count| count.wave == index)),
+            counts: sum_counts(found.states.iter().filter(|count| count.wave == index)),
         });
     Rollout {
         id: shown.id,
@@ -41,8 +35,8 @@ pub(super) fn rollout_view(
         done: shown.done,
         waiting_for: shown.waiting_for,
         pending_verbs: shown.pending_verbs,
-        policy: policy_view(policy),
-        counts: sum_counts(counts.iter().copied()),
+        policy: policy_view(&found.policy),
+        counts: sum_counts(found.states.iter()),
         waves: waves.collect(),
         forecast: None,
         created_at: shown.created_at,
@@ -50,24 +44,10 @@ pub(super) fn rollout_view(
     }
 }
 
-/// Returns the places in the plan of the waves that replace pods, in order.
-fn wave_indexes(counts: &[&RolloutStateCount]) -> Vec<usize> {
-    let mut waves: Vec<usize> = counts.iter().map(|count| count.wave).collect();
-    waves.sort_unstable();
-    waves.dedup();
-    waves
-}
-
-/// Returns the places in the plan of the waves of one roll-out that replace pods, in order. The
-/// number of a wave is its position in this list, from 1.
-pub(super) fn wave_numbers(counts: &[RolloutStateCount]) -> Vec<usize> {
-    wave_indexes(&counts.iter().collect::<Vec<_>>())
-}
-
 fn sum_counts<'a>(counts: impl Iterator<Item = &'a RolloutStateCount>) -> RolloutCounts {
     let mut sum = RolloutCounts::default();
     for count in counts {
-        match count.state {
+        match count.state.known() {
             Some(StepState::Pending) => sum.pending += count.count,
             Some(StepState::Started) => sum.started += count.count,
             Some(StepState::Done) => sum.done += count.count,
