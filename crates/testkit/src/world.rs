@@ -22,12 +22,14 @@ mod bundle;
 mod faults;
 mod injection;
 mod leaving;
+mod other_pods;
 mod ports;
 mod snapshot;
 mod usage;
 
 use addresses::Addresses;
 pub use bundle::target_parts;
+use other_pods::OtherPods;
 
 /// Behaviour of a workload when its template changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +112,7 @@ struct State {
     /// written with.
     objects: BTreeMap<(Target, String), String>,
     workloads: BTreeMap<(Name, WorkloadRef), Workload>,
+    other_pods: OtherPods,
     /// Answers of admission that differ from what the webhooks and labels give.
     next_pods: BTreeMap<(Name, WorkloadRef), NextPod>,
     unreachable: BTreeSet<Name>,

@@ -73,6 +73,7 @@ pub(super) async fn pinned_resources_in(
                     part("/metadata/namespace"),
                     part("/metadata/name")
                 ),
+                sidecar: None,
                 workload: None,
                 evictable: None,
             }

@@ -248,6 +248,7 @@ impl MemberUsers<'_> {
             .filter(|pod| pod.live && pod.revision.as_deref() == name);
         self.found.users.extend(carrying.map(|pod| {
             RevisionUser {
+                sidecar: pod.sidecar.clone(),
                 workload: pod
                     .owner
                     .clone()
@@ -308,6 +309,7 @@ fn new_user(member: &MemberCluster, kind: UserKind, name: String) -> RevisionUse
         member: member.name.to_string(),
         kind,
         name,
+        sidecar: None,
         workload: None,
         evictable: None,
     }
@@ -320,6 +322,7 @@ fn proxy_user(proxy: &Value) -> RevisionUser {
         member: part("cluster_id"),
         kind: UserKind::Proxy,
         name: part("proxy"),
+        sidecar: None,
         workload: None,
         evictable: None,
     }

@@ -69,7 +69,10 @@ fn named(name: &str, mut rest: Value) -> Value {
 async fn a_live_pod_counts_with_its_workload_and_a_finished_one_does_not() {
     let carries = json!({ "annotations": { "istio.io/rev": REVISION } });
     let pod = |name: &str, phase: &str, owner: Value| {
-        let object = json!({ "metadata": carries, "status": { "phase": phase } });
+        let proxy = json!({ "name": "istio-proxy", "image": "hub/proxyv2:1.25.1" });
+        let object = json!({
+            "metadata": carries, "status": { "phase": phase }, "spec": { "containers": [proxy] },
+        });
         let mut object = named(name, object);
         object["metadata"]["ownerReferences"] = owner;
         object
@@ -95,6 +98,11 @@ async fn a_live_pod_counts_with_its_workload_and_a_finished_one_does_not() {
             ("pod shop/db-0 in c0".to_owned(), true),
         ]
     );
+    let images = found
+        .users
+        .iter()
+        .map(|user| Some(&user.sidecar.as_ref()?.image));
+    assert!(images.flatten().eq(["hub/proxyv2:1.25.1"; 2]));
 }
 
 #[tokio::test]

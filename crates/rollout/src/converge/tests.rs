@@ -305,6 +305,7 @@ fn pods_without_a_workload_are_left() {
         member: "c1".into(),
         kind: UserKind::Pod,
         name: "shop/one-off".into(),
+        sidecar: None,
         workload: None,
         evictable: None,
     };
@@ -397,6 +398,7 @@ fn b7_a_rollback_evicts_pods_of_controllers_that_it_cannot_restart_one_by_one() 
             member: "c1".into(),
             kind: UserKind::Pod,
             name: format!("shop/{name}"),
+            sidecar: None,
             workload: None,
             evictable: Some(crate::ports::ObjectVersion(format!("{name}/uid"))),
         })

@@ -2,7 +2,7 @@
 //! The roll-out, the rollback and the retirement ask the same question.
 
 use meshwright_model::Name;
-use meshwright_model::plan::WorkloadRef;
+use meshwright_model::plan::{Sidecar, WorkloadRef};
 use meshwright_model::version::RevisionName;
 
 use super::ObjectVersion;
@@ -46,6 +46,8 @@ pub struct RevisionUser {
     pub kind: UserKind,
     /// Name of the user, with its namespace if it has one.
     pub name: String,
+    /// Sidecar of a pod. `None` for a user that is no pod.
+    pub sidecar: Option<Sidecar>,
     /// Workload that owns the pod or the template, if a restart of ours can replace its pods.
     pub workload: Option<WorkloadRef>,
     /// Identity of a pod that its controller would create again after an eviction. `None` for a

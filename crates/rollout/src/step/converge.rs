@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use meshwright_model::injection::{Injection, injected_by};
 use meshwright_model::observation::{MemberObservation, NamespaceObservation, WorkloadObservation};
-use meshwright_model::plan::{Stamp, Step};
+use meshwright_model::plan::{FormerPods, Stamp, Step};
 use meshwright_model::rollout::{OnFailure, WorkloadSelection};
-use meshwright_model::version::RevisionName;
 
 use super::{StepCheck, StepContext};
 use crate::converge::{
@@ -74,8 +73,8 @@ pub(super) async fn check(
         .collect();
     let candidates = ask_candidates(place, world, &found).await?;
     let others = match goal.off {
-        Some(former) if former.image.is_none() && scope.is_whole() && !place.has_open_restart() => {
-            let pods = list_other_pods(world, &former.revision).await?;
+        Some(former) if scope.is_whole() && !place.has_open_restart() => {
+            let pods = list_other_pods(world, former).await?;
             pods.into_iter()
                 .map(|pod| place.with_eviction(pod))
                 .collect()
@@ -136,18 +135,23 @@ async fn ask_candidates(
     Ok(found.iter().filter_map(candidate).collect())
 }
 
-/// Lists the live pods of a revision that no workload owns which we can restart.
+/// Lists the live pods to be replaced that no workload owns which we can restart. In place, pods of
+/// both releases carry the revision, and the image of the sidecar tells them apart.
 async fn list_other_pods(
     world: &dyn MeshClusters,
-    revision: &RevisionName,
+    former: &FormerPods,
 ) -> Result<Vec<RevisionUser>, ClusterError> {
     let search = UserSearch {
-        revision,
+        revision: &former.revision,
         left_behind: &[],
         own_tags: false,
     };
     let mut users = world.list_users(&search).await?.users;
-    users.retain(|user| user.kind == UserKind::Pod && user.workload.is_none());
+    let included = |user: &RevisionUser| {
+        let by_sidecar = user.sidecar.as_ref().map(|sidecar| former.include(sidecar));
+        by_sidecar.unwrap_or(former.image.is_none())
+    };
+    users.retain(|user| user.kind == UserKind::Pod && user.workload.is_none() && included(user));
     Ok(users)
 }
 

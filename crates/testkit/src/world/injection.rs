@@ -98,6 +98,9 @@ impl State {
         if permit.deadline.has_passed() {
             return Err(ClusterError::Expired);
         }
+        if self.replace_other_pod(member, namespace, pod) {
+            return Ok(());
+        }
         let gone = || ClusterError::Changed {
             place: format!("pod {namespace}/{pod}"),
         };

@@ -204,13 +204,13 @@ impl MeshClusters for FakeClusters {
     async fn observe_pod(
         &self,
         member: &Name,
-        _namespace: &str,
-        _pod: &ObjectVersion,
+        namespace: &str,
+        pod: &ObjectVersion,
     ) -> Result<Option<LivePod>, ClusterError> {
         self.delay_call().await;
-        // Every pod of the fake clusters belongs to a workload.
-        self.lock().check_reachable(Some(member))?;
-        Ok(None)
+        let state = self.lock();
+        state.check_reachable(Some(member))?;
+        Ok(state.observe_other_pod(member, namespace, pod))
     }
 
     async fn evict_pod(

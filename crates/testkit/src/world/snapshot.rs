@@ -54,6 +54,12 @@ impl FakeClusters {
             .map(|((target, part), value)| format!("{target}: {part} of {value}\n"));
         let dirty = state.targets.iter().filter(|(_, cell)| cell.partial);
         let dirty = dirty.map(|(target, _)| format!("{target} was changed in part\n"));
-        cells.chain(objects).chain(dirty).chain(pods).collect()
+        let others = state.describe_other_pods();
+        cells
+            .chain(objects)
+            .chain(dirty)
+            .chain(pods)
+            .chain(others)
+            .collect()
     }
 }

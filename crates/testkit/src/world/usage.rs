@@ -59,6 +59,9 @@ impl State {
                 }
             }
             found.users.extend(self.pod_users(member, search.revision));
+            found
+                .users
+                .extend(self.other_pod_users(member, search.revision));
             if !self.is_alias(member, search.revision) {
                 found
                     .users
@@ -74,6 +77,7 @@ impl State {
                 member: member.to_owned(),
                 kind: UserKind::Resource,
                 name: name.to_owned(),
+                sidecar: None,
                 workload: None,
                 evictable: None,
             }
@@ -88,7 +92,8 @@ impl State {
                 pod.as_ref()
                     .is_some_and(|sidecar| sidecar.revision == *revision)
             });
-            carrying.map(move |(number, _)| RevisionUser {
+            carrying.map(move |(number, sidecar)| RevisionUser {
+                sidecar: sidecar.clone(),
                 member: member.to_string(),
                 kind: UserKind::Pod,
                 name: format!("{}/{}-{number}", workload.namespace, workload.name),
@@ -110,6 +115,7 @@ impl State {
                 member: member.to_string(),
                 kind: UserKind::Template,
                 name: workload.to_string(),
+                sidecar: None,
                 workload: Some(workload.clone()),
                 evictable: None,
             });
@@ -127,6 +133,7 @@ impl State {
                 member: member.to_string(),
                 kind: UserKind::Namespace,
                 name: namespace.clone(),
+                sidecar: None,
                 workload: None,
                 evictable: None,
             })
@@ -145,6 +152,7 @@ impl State {
                 member: member.to_string(),
                 kind: UserKind::Tag,
                 name: tag.clone(),
+                sidecar: None,
                 workload: None,
                 evictable: None,
             })
