@@ -1,10 +1,7 @@
 //! One workload never stops another: a roll-out moves what it can, names what is left with its reason, and goes on when a
 //! person says so. A rollback finds every pod of the new revision, whichever way it was born.
 
-use std::time::Duration;
-
 use jiff::SignedDuration;
-use meshwright_model::Clock;
 use meshwright_model::ids::UpgradeId;
 use meshwright_model::operation::{OperationKind, OperationState, Problem, StepState};
 use meshwright_model::plan::{Step, Target, WorkloadKind, WorkloadRef};
@@ -241,57 +238,6 @@ async fn b7_a_rollback_from_holding_takes_back_pods_that_were_born_meanwhile() {
         .state;
     assert_eq!(state.as_str(), "rolled_back", "{state:?}");
     assert!(!fleet.clusters.snapshot().contains(NEW_IMAGE));
-}
-
-/// Returns whether a restart of the workload was written.
-fn was_restarted(fleet: &Fleet, name: &str, workload: &WorkloadRef) -> bool {
-    let journal = fleet.clusters.journal();
-    journal.iter().any(|write| {
-        matches!(&write.target, Target::Workload { member, workload: written }
-            if member.as_str() == name && written == workload)
-    })
-}
-
-/// A restart in the middle of a replacement would take a second pod away.
-#[tokio::test]
-async fn d4_a_restart_waits_until_a_replacement_of_the_same_pods_has_ended() {
-    let (fleet, upgrade) = verifying(3600).await;
-    let stable = web("stable");
-    fleet.clusters.set_replacing("c2", &stable, true);
-    let end = async {
-        let waits = |text: &Option<String>| {
-            text.as_ref()
-                .is_some_and(|text| text.contains("are being replaced already"))
-        };
-        loop {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            let operation = fleet.upgrade(upgrade).await.operation;
-            let Some(operation) = operation else { continue };
-            if waits(&fleet.operation(operation).await.waiting_for) {
-                break;
-            }
-        }
-        assert!(!was_restarted(&fleet, "c2", &stable));
-        fleet.clusters.set_replacing("c2", &stable, false);
-    };
-    let (promoted, ()) = tokio::join!(fleet.apply_verb_and_run(upgrade, Verb::Promote), end);
-    assert_eq!(promoted.state.as_str(), "holding", "{:?}", promoted.state);
-    assert!(!images(&fleet, "c2", "stable").contains(OLD_IMAGE));
-}
-
-/// The restart may be what repairs the pods that do not serve, and gets the whole limit.
-#[tokio::test]
-async fn d4_a_replacement_without_progress_does_not_defer_a_restart_for_ever() {
-    let (fleet, upgrade) = verifying(3600).await;
-    let stable = web("stable");
-    fleet.clusters.set_replacing("c2", &stable, true);
-    let start = fleet.clock.now();
-    let _ticking = fleet.run_clock(600);
-    let promoted = fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
-    assert!(was_restarted(&fleet, "c2", &stable));
-    assert_eq!(promoted.state.as_str(), "holding", "{:?}", promoted.state);
-    let waited = fleet.clock.now().duration_since(start);
-    assert!(waited > SignedDuration::from_mins(10), "{waited}");
 }
 
 #[tokio::test]

@@ -21,7 +21,8 @@ const LOOK_INTERVAL_DURING_RESTARTS: SignedDuration = SignedDuration::from_secs(
 
 impl Run<'_> {
     /// Returns the steps to check in this round: the search for workloads, then the steps in
-    /// progress, then new ones up to the limits of the wave.
+    /// progress, then new ones up to the limits of the wave. A deferred restart may wait for hours,
+    /// so it takes the place of no other one.
     pub(super) fn steps_to_check(&self) -> Vec<usize> {
         let open = |item: &&PlannedStep| !self.is_closed(item);
         let Some(wave) = self.steps.iter().filter(open).map(|item| item.wave).min() else {
@@ -36,7 +37,10 @@ impl Run<'_> {
         let (looks, mut chosen): (Vec<usize>, Vec<usize>) = (0..self.steps.len())
             .filter(|index| self.steps[*index].wave == wave && !self.is_closed(&self.steps[*index]))
             .partition(|index| is_converge(&self.steps[*index].step));
-        chosen.sort_by_key(|index| !self.steps[*index].progress.is_started());
+        chosen.sort_by_key(|index| {
+            let item = &self.steps[*index];
+            (!item.progress.is_started(), self.is_deferred(item))
+        });
         let limits = self.restart_limits(&looks);
         looks
             .into_iter()

@@ -5,6 +5,7 @@ use meshwright_model::plan::Step;
 use meshwright_rollout::decide::StepTiming;
 use meshwright_rollout::ports::ClusterError;
 use meshwright_rollout::step::StepCheck;
+use meshwright_store::PlannedStep;
 
 use super::Run;
 
@@ -38,6 +39,12 @@ impl Run<'_> {
             })
         });
         chosen
+    }
+
+    /// Returns true if the last check of a step has deferred its write.
+    pub(super) fn is_deferred(&self, item: &PlannedStep) -> bool {
+        let looks = self.samples.get(&item.number);
+        looks.is_some_and(|looks| looks.deferred)
     }
 
     /// Adds one check to the samples of a step and returns its times.
