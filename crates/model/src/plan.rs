@@ -9,9 +9,11 @@ use crate::{Name, RevisionName, closed_set};
 
 mod display;
 mod former_pods;
+mod planned_step;
 pub mod rollout;
 
 pub use former_pods::FormerPods;
+pub use planned_step::PlannedStep;
 use rollout::{OnFailure, RestartLimits, WorkloadSelection};
 
 /// Thing in one cluster that a step moves from one value to another.

@@ -8,4 +8,5 @@ pub mod converge;
 pub mod decide;
 pub mod plan;
 pub mod ports;
+pub mod round;
 pub mod step;

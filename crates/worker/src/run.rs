@@ -11,6 +11,7 @@ use meshwright_model::plan::Target;
 use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::converge::WorkloadKey;
 use meshwright_rollout::ports::{ClusterError, FencingToken};
+use meshwright_rollout::round::Samples;
 use meshwright_store::{Claim, Operation, OperationUpdate, PlannedStep, StoreError, Tx};
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +32,6 @@ mod tick;
 mod waiting;
 
 pub(crate) use cluster_credential::cluster_unreachable;
-use samples::Samples;
 use tick::LoopControl;
 
 /// Delay before the next attempt when a cluster did not answer while the plan was built.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use meshwright_model::ids::{OperationId, UpgradeId};
 use meshwright_model::operation::{OperationKind, Progress, StepEvent};
+pub use meshwright_model::plan::PlannedStep;
 use meshwright_model::plan::{Plan, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,19 +21,6 @@ pub struct WaveSummary {
     pub title: String,
     /// Number of steps of the wave that may be under way at once.
     pub width: usize,
-}
-
-/// A step of a stored plan, with what its events add up to.
-#[derive(Debug, Clone)]
-pub struct PlannedStep {
-    /// Number of the step within the plan, from 0.
-    pub number: i32,
-    /// Number of the step's wave within the plan, from 0.
-    pub wave: usize,
-    /// Step with its arguments.
-    pub step: Step,
-    /// Progress of the step, summed up from its events.
-    pub progress: Progress,
 }
 
 /// Number of steps that one INSERT statement writes at most.

@@ -10,10 +10,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use meshwright_model::operation::{OperationKind, StepEvent};
-use meshwright_model::plan::{Step, Target};
+use meshwright_model::plan::Target;
 use meshwright_rollout::plan::MeshTopology;
 use meshwright_rollout::ports::{ClusterError, Fence, MeshClusters};
-use meshwright_store::{PlannedStep, StoreError, UnfencedOperation};
+use meshwright_rollout::round::started_writes;
+use meshwright_store::{StoreError, UnfencedOperation};
 use tokio_util::sync::CancellationToken;
 
 use super::tick::MAX_CONCURRENT_CALLS;
@@ -226,19 +227,4 @@ impl Run<'_> {
             OperationKind::Rollback | OperationKind::Restore
         )
     }
-}
-
-/// Returns the targets of steps that were started and are not done, each with its goal.
-fn started_writes(items: &[PlannedStep]) -> impl Iterator<Item = (Target, Option<String>)> {
-    items
-        .iter()
-        .filter(|item| item.progress.is_started() && !item.progress.done)
-        .filter_map(|item| {
-            let goal = if let Step::Set { to, .. } = &item.step {
-                to.clone()
-            } else {
-                None
-            };
-            Some((item.step.written_target()?, goal))
-        })
 }

@@ -205,33 +205,6 @@ impl Run<'_> {
         }
     }
 
-    /// Merges the problems of the steps that are blocked in one round, in the order of the steps.
-    /// The result is the problem of the first step; its message also counts and names the other
-    /// steps, so that a person who solves the first one knows of them.
-    pub(super) fn merge_problems(&self, blocked: Vec<(usize, Problem)>) -> Option<Problem> {
-        /// Maximum number of other steps that are named before the rest is only counted.
-        const MAX_NAMED: usize = 3;
-        let mut blocked = blocked.into_iter();
-        let (_, first) = blocked.next()?;
-        let others: Vec<String> = blocked
-            .map(|(index, _)| self.steps[index].step.to_string())
-            .collect();
-        let count = others.len();
-        if count == 0 {
-            return Some(first);
-        }
-        let verb = if count == 1 { "step is" } else { "steps are" };
-        let mut named = others[..count.min(MAX_NAMED)].join("; ");
-        if count > MAX_NAMED {
-            named = format!("{named}; and {} more", count - MAX_NAMED);
-        }
-        let message = format!(
-            "{} And {count} more {verb} blocked: {named}.",
-            first.message
-        );
-        Some(Problem { message, ..first })
-    }
-
     /// Gives the claim up without a change; the operation is due again after `due_in`.
     pub(super) async fn release_claim(&mut self, due_in: Duration) -> Result<RunEnd, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;

@@ -2,7 +2,6 @@
 //! rounds.
 
 use meshwright_model::operation::{OperationState, Problem, RequestedSignal, Signal, StepEvent};
-use meshwright_model::plan::Step;
 use meshwright_store::{OperationUpdate, StoreError};
 
 use super::{Run, RunEnd};
@@ -98,32 +97,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Goes on without the steps that cannot be carried out: those that failed, and the workloads
-    /// that no restart of ours can replace. The search for further workloads ends with them.
+    /// Goes on without the steps of a search that cannot be carried out.
     async fn skip_failed_steps(&mut self) -> Result<(), StoreError> {
-        let left: Vec<i32> = self
-            .steps
-            .iter()
-            .filter(|item| self.belongs_to_search(item))
-            .filter(|item| item.progress.failed.is_some() || item.progress.excluded.is_some())
-            .map(|item| item.number)
-            .collect();
+        let left = self.round().steps_to_skip();
         self.add_event_to_steps(&left, &StepEvent::Skipped).await
     }
 
-    /// Lets every failed step try again, and every label that was left to another party. Restarts get a new stamp, because the attempt is part of
-    /// it.
+    /// Lets every failed step try again, and every label that was left to another party.
     async fn retry_failed_steps(&mut self) -> Result<(), StoreError> {
-        let failed: Vec<i32> = self
-            .steps
-            .iter()
-            .filter(|item| {
-                let excluded = item.progress.excluded.is_some();
-                item.progress.failed.is_some()
-                    || (excluded && matches!(item.step, Step::Set { .. }))
-            })
-            .map(|item| item.number)
-            .collect();
+        let failed = self.round().steps_to_retry();
         self.add_event_to_steps(&failed, &StepEvent::Retried).await
     }
 

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use jiff::Timestamp;
 use meshwright_model::operation::{OperationKind, Problem, StepEvent};
-use meshwright_model::plan::{Step, Target};
+use meshwright_model::plan::PlannedStep;
 use meshwright_model::problem::ProblemCode;
 use meshwright_rollout::decide::{Decision, StepTiming as StepRun, decide};
 use meshwright_rollout::ports::{ClusterError, MeshClusters, ObjectVersion};
+use meshwright_rollout::round::{RoundActions, StageStop};
 use meshwright_rollout::step::{StepCheck, is_irrevocable};
-use meshwright_store::{NewStep, OperationUpdate, PlannedStep, StoreError};
+use meshwright_store::{NewStep, OperationUpdate, StoreError};
 
+use super::converge::new_step;
 use super::{Run, RunEnd, outcome};
 use crate::metrics;
 
@@ -42,27 +43,6 @@ enum ApplyOutcome {
     Ended(RunEnd),
 }
 
-/// Decisions on the steps that one round has checked. Steps are named by their index in the plan.
-#[derive(Default)]
-struct Round {
-    /// Events to record, each with the number of its step.
-    facts: Vec<(i32, StepEvent)>,
-    /// Writes to send, each with the capture and the version of the check.
-    acts: Vec<(usize, Option<String>, ObjectVersion)>,
-    /// Steps at their goal.
-    found: Vec<usize>,
-    /// Problems that stop the operation.
-    blocked: Vec<(usize, Problem)>,
-    /// Reason why the first waiting step waits.
-    waits: Option<String>,
-    /// Time at which a step can go on, with the reason of the wait.
-    later: Option<(String, Timestamp)>,
-    /// Steps to add to the plan.
-    added: Vec<NewStep>,
-    /// Events of added steps.
-    excluded: Vec<(i32, StepEvent)>,
-}
-
 impl Run<'_> {
     /// Runs one round: processes signals, checks the due steps, records the intent of the writes,
     /// and sends them.
@@ -89,21 +69,22 @@ impl Run<'_> {
         // The checks end in any order, and the operation names the first step of those it has.
         looked.sort_by_key(|(index, _)| *index);
         self.lease.mark_progress();
-        let Some(round) = self.decide_steps(looked) else {
+        let mut decisions = Vec::with_capacity(looked.len());
+        for (index, check) in looked {
+            let run = self.add_sample(index, &check);
+            let (step, timeouts) = (&self.steps[index].step, &self.engine.settings.timeouts);
+            decisions.push((index, decide(step, check, &run, timeouts)));
+        }
+        let Some(actions) = self.round().sort_decisions(decisions) else {
             return Ok(LoopControl::Ended(RunEnd::LeaseLost));
         };
-        let Round {
-            mut facts,
-            acts,
-            found,
-            blocked,
-            waits,
-            later,
-            added,
-            excluded,
-        } = round;
-        let problem = self.merge_problems(blocked);
-        let Some(done) = self.fence_done_steps(found, world.as_ref()).await else {
+        let RoundActions {
+            events: mut facts,
+            writes: acts,
+            ..
+        } = actions;
+        let problem = self.round().merge_problems(actions.blocked);
+        let Some(done) = self.fence_done_steps(actions.at_goal, world.as_ref()).await else {
             return Ok(LoopControl::Ended(RunEnd::LeaseLost));
         };
         facts.extend(done);
@@ -111,13 +92,14 @@ impl Run<'_> {
             let end = self.stop_on_problem(problem, facts).await?;
             return Ok(LoopControl::Ended(end));
         }
-        if let Some((reason, until)) = later.filter(|_| due.len() == 1)
+        if let Some((reason, until)) = actions.later.filter(|_| due.len() == 1)
             && let Some(end) = self.release_until(&reason, until).await?
         {
             return Ok(LoopControl::Ended(end));
         }
         // Events of new steps are recorded only together with these steps.
-        facts.extend(excluded);
+        facts.extend(actions.added_events);
+        let added: Vec<NewStep> = actions.added.into_iter().map(new_step).collect();
         // A repeated write does not count as an advance. A cluster that accepts none of them must
         // not be called without a pause.
         let onward = !facts.is_empty()
@@ -125,53 +107,14 @@ impl Run<'_> {
             || acts
                 .iter()
                 .any(|(index, ..)| !self.steps[*index].progress.is_started());
-        self.record_intent(facts, added, &acts, waits).await?;
+        self.record_intent(facts, added, &acts, actions.waits)
+            .await?;
         self.lease.mark_progress();
         Ok(match self.apply_steps(world.as_ref(), acts).await? {
             ApplyOutcome::Sent if onward => LoopControl::Advanced,
             ApplyOutcome::Sent => LoopControl::Waiting,
             ApplyOutcome::Ended(end) => LoopControl::Ended(end),
         })
-    }
-
-    /// Decides on every step that was checked. Returns `None` if the lease may have ended.
-    fn decide_steps(
-        &mut self,
-        looked: Vec<(usize, Result<StepCheck, ClusterError>)>,
-    ) -> Option<Round> {
-        let mut round = Round::default();
-        for (index, check) in looked {
-            let run = self.add_sample(index, &check);
-            let item = &self.steps[index];
-            match decide(&item.step, check, &run, &self.engine.settings.timeouts) {
-                Decision::Done => round.found.push(index),
-                Decision::Act { capture, version } => round.acts.push((index, capture, version)),
-                Decision::Wait(reason) => {
-                    let reason = format!("{}: {reason}", item.step);
-                    round.waits.get_or_insert(reason);
-                }
-                Decision::WaitUntil { reason, until } => {
-                    round.waits.get_or_insert(reason.clone());
-                    round.later = Some((reason, until));
-                }
-                Decision::AddRestarts(restarts) => {
-                    (round.added, round.excluded) = self.number_restarts(item.wave, restarts);
-                }
-                Decision::Pause(met) => {
-                    if let Some(event) = self.stand_aside(item, &met) {
-                        round.facts.push((item.number, event));
-                        continue;
-                    }
-                    let problem = met.clone();
-                    round
-                        .facts
-                        .push((item.number, StepEvent::Failed { problem }));
-                    round.blocked.push((index, met));
-                }
-                Decision::Stop => return None,
-            }
-        }
-        Some(round)
     }
 
     /// Checks steps concurrently. A step whose target could not be fenced gets that error instead
@@ -316,7 +259,7 @@ impl Run<'_> {
             (self.steps[*index].number, StepEvent::Failed { problem })
         };
         let facts: Vec<_> = refused.iter().map(failed).chain(aside.clone()).collect();
-        if let Some(problem) = self.merge_problems(refused) {
+        if let Some(problem) = self.round().merge_problems(refused) {
             let end = self.stop_on_problem(problem, facts).await?;
             return Ok(ApplyOutcome::Ended(end));
         }
@@ -327,44 +270,16 @@ impl Run<'_> {
         Ok(ApplyOutcome::Sent)
     }
 
-    /// Stops the operation because of a problem. A promotion that stops between its first tag and
-    /// its last leaves members on different revisions. If every cluster answers, the written tags
-    /// are restored at once. If a cluster is silent, the operation is paused and both revisions
-    /// stay protected until a person decides.
+    /// Stops the operation because of a problem: it pauses, or it fails so that its tags are restored.
     async fn stop_on_problem(
         &mut self,
         problem: Problem,
         facts: Vec<(i32, StepEvent)>,
     ) -> Result<RunEnd, StoreError> {
-        let tags = || {
-            self.steps.iter().filter(|item| {
-                matches!(
-                    item.step,
-                    Step::Set {
-                        target: Target::Tag { .. },
-                        ..
-                    }
-                )
-            })
-        };
-        let moved = self.operation.kind == OperationKind::Promote
-            && tags().any(|item| item.progress.is_started());
-        if !moved {
-            return self.pause_operation(problem, facts).await;
+        match self.round().stop_for(problem) {
+            StageStop::Pause(problem) => self.pause_operation(problem, facts).await,
+            StageStop::Fail(problem) => self.fail_operation(problem, facts).await,
         }
-        if !problem.is_unreachable() {
-            return self.fail_operation(problem, facts).await;
-        }
-        if tags().all(|item| item.progress.done) {
-            return self.pause_operation(problem, facts).await;
-        }
-        let message = format!(
-            "Some tags point to the new revision and some to the old one. {}",
-            problem.message
-        );
-        let hint = format!("Both revisions serve and are protected. {}", problem.hint);
-        self.pause_operation(Problem::new(ProblemCode::TagSplit, message, hint), facts)
-            .await
     }
 }
 
