@@ -26,6 +26,8 @@ use crate::ports::{
 
 mod converge;
 mod eviction;
+#[cfg(test)]
+mod fixed_clusters;
 mod restart;
 mod set;
 mod soak;

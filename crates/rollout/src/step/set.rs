@@ -51,18 +51,20 @@ pub(super) async fn check(
     if seen.value == *to || is_newer_crd(target, seen.value.as_deref(), to.as_deref()) {
         return Ok(check_from_readiness(seen.readiness));
     }
+    let captured = place.progress.capture.as_ref() == Some(&seen.value);
+    let at_start = seen.value == *from || captured;
     // A write that has not taken effect yet must not be repeated, and a target that is still being
-    // removed must not be created again.
+    // removed must not be created again. A target at its start shows that the write was lost: an
+    // istiod that is to be removed because it is broken would never take effect.
     if let Readiness::Pending(reason) = &seen.readiness
-        && (place.progress.is_started() || seen.value.is_none())
+        && (seen.value.is_none() || (place.progress.is_started() && !at_start))
     {
         return Ok(StepCheck::Waiting(reason.clone()));
     }
-    let captured = place.progress.capture.as_ref() == Some(&seen.value);
     // Limits are computed when they are written, from the members' addresses at that time, so any
     // present value may be replaced.
     let only_forward = matches!(target, Target::Crds { .. } | Target::Limits);
-    if seen.value == *from || captured || only_forward {
+    if at_start || only_forward {
         return Ok(StepCheck::Ready {
             capture: seen.value,
             version: seen.version,

@@ -1,157 +1,14 @@
-//! Checks which value a step captures from a target that is not at its start.
+//! Checks how steps on targets are classified that are not simply at their start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use async_trait::async_trait;
-use meshwright_model::Name;
 use meshwright_model::ids::OperationId;
-use meshwright_model::injection::Injector;
-use meshwright_model::leftover::Leftover;
-use meshwright_model::observation::Observation;
-use meshwright_model::operation::Progress;
-use meshwright_model::plan::{InjectionRequest, Sidecar, Step, WorkloadRef};
-use meshwright_model::version::RevisionName;
+use meshwright_model::operation::{Progress, StepEvent};
+use meshwright_model::plan::Step;
 
+use super::super::fixed_clusters::FixedClusters;
 use super::super::undo;
 use super::*;
-use crate::plan::ControlPlane;
-use crate::ports::{
-    Fence, FencingToken, LivePod, NextPod, ObjectVersion, Observed, ObservedWorkload,
-    RevisionUsers, TeardownInspection, UserSearch,
-};
-
-/// Clusters in which every target has this value and names a former address. All other calls fail.
-struct FormerAddress(&'static str);
-
-fn not_asked<T>() -> Result<T, ClusterError> {
-    Err(ClusterError::unreachable("c1", "not asked"))
-}
-
-#[async_trait]
-impl TeardownInspection for FormerAddress {
-    async fn list_injectors(&self, _: &Name) -> Result<Vec<Injector>, ClusterError> {
-        not_asked()
-    }
-
-    async fn list_remaining_objects(&self, _: &Name) -> Result<Vec<String>, ClusterError> {
-        not_asked()
-    }
-
-    async fn list_leftovers(
-        &self,
-        _: &Name,
-        _: &ControlPlane,
-        _: Option<&BTreeSet<String>>,
-    ) -> Result<Vec<Leftover>, ClusterError> {
-        not_asked()
-    }
-}
-
-#[async_trait]
-impl MeshClusters for FormerAddress {
-    async fn observe_target(&self, _: &Target) -> Result<Observed, ClusterError> {
-        Ok(Observed {
-            value: Some(self.0.into()),
-            version: ObjectVersion::default(),
-            readiness: Readiness::Ready,
-            gone: false,
-            partial: false,
-        })
-    }
-
-    async fn names_former_address(&self, _: &Target, _: &str) -> Result<bool, ClusterError> {
-        Ok(true)
-    }
-
-    async fn write_target(
-        &self,
-        _: &Target,
-        _: Option<&str>,
-        _: &ObjectVersion,
-        _: &FencingToken,
-    ) -> Result<(), ClusterError> {
-        not_asked()
-    }
-
-    async fn fence_target(
-        &self,
-        _: &Target,
-        _: Option<&str>,
-        _: &FencingToken,
-    ) -> Result<Fence, ClusterError> {
-        not_asked()
-    }
-
-    async fn observe_workload(
-        &self,
-        _: &Name,
-        _: &WorkloadRef,
-    ) -> Result<Option<ObservedWorkload>, ClusterError> {
-        not_asked()
-    }
-
-    async fn probe_injection(
-        &self,
-        _: &Name,
-        _: &InjectionRequest,
-        _: &Sidecar,
-    ) -> Result<Result<(), String>, ClusterError> {
-        not_asked()
-    }
-
-    async fn observe_pod(
-        &self,
-        _: &Name,
-        _: &str,
-        _: &ObjectVersion,
-    ) -> Result<Option<LivePod>, ClusterError> {
-        not_asked()
-    }
-
-    async fn evict_pod(
-        &self,
-        _: &Name,
-        _: &str,
-        _: &ObjectVersion,
-        _: &FencingToken,
-    ) -> Result<(), ClusterError> {
-        not_asked()
-    }
-
-    async fn accepts_probes(&self, _: &Name) -> Result<bool, ClusterError> {
-        not_asked()
-    }
-
-    async fn check_readiness(
-        &self,
-        _: &RevisionName,
-        _: &[Name],
-    ) -> Result<Readiness, ClusterError> {
-        not_asked()
-    }
-
-    async fn list_users(&self, _: &UserSearch<'_>) -> Result<RevisionUsers, ClusterError> {
-        not_asked()
-    }
-
-    async fn ask_next_pods(
-        &self,
-        _: &Name,
-        _: &[WorkloadRef],
-    ) -> Result<BTreeMap<WorkloadRef, NextPod>, ClusterError> {
-        not_asked()
-    }
-
-    async fn list_pinned_resources(&self, _: &RevisionName) -> Result<Vec<String>, ClusterError> {
-        not_asked()
-    }
-
-    async fn observe_mesh(&self) -> Result<Observation, ClusterError> {
-        not_asked()
-    }
-
-    async fn wait_for_change(&self) {}
-}
 
 #[tokio::test]
 async fn undo_of_a_rewrite_to_the_present_address_removes_the_target() {
@@ -176,7 +33,11 @@ async fn undo_of_a_rewrite_to_the_present_address_removes_the_target() {
         former_stamps: &BTreeMap::new(),
         unused_proof: None,
     };
-    let checked = place.check(&FormerAddress("1.27.9.1")).await;
+    let clusters = FixedClusters {
+        former_address: true,
+        ..FixedClusters::with_value("1.27.9.1")
+    };
+    let checked = place.check(&clusters).await;
     let Ok(StepCheck::Ready { capture, .. }) = checked else {
         panic!("{checked:?}")
     };
@@ -188,5 +49,40 @@ async fn undo_of_a_rewrite_to_the_present_address_removes_the_target() {
             to: None,
         }),
         "the roles and the webhook go with their control plane"
+    );
+}
+
+#[tokio::test]
+async fn b7_a_removal_whose_write_was_lost_is_repeated_although_istiod_is_not_ready() {
+    let step = Step::Set {
+        target: Target::ControlPlane {
+            revision: "1-27-9".parse().expect("a revision name"),
+        },
+        from: Some("1.27.9.1".into()),
+        to: None,
+    };
+    let mut progress = Progress::default();
+    progress.apply_event(&StepEvent::Started {
+        capture: Some("1.27.9.1".into()),
+    });
+    let place = StepContext {
+        operation: format!("op_{:026}", 1)
+            .parse::<OperationId>()
+            .expect("an id"),
+        number: 0,
+        step: &step,
+        progress: &progress,
+        restarts: &[],
+        former_stamps: &BTreeMap::new(),
+        unused_proof: None,
+    };
+    let clusters = FixedClusters {
+        readiness: Readiness::Pending("0 of 1 replicas are ready".into()),
+        ..FixedClusters::with_value("1.27.9.1")
+    };
+    let checked = place.check(&clusters).await;
+    assert!(
+        matches!(checked, Ok(StepCheck::Ready { .. })),
+        "a broken istiod never becomes ready, so its removal must not wait for that: {checked:?}"
     );
 }
