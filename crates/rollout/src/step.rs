@@ -311,6 +311,7 @@ pub fn user_search(step: &Step) -> Option<UserSearch<'_>> {
             revision,
             left_behind,
             own_tags: *own_tags,
+            members_only: false,
         }),
         _ => None,
     }

@@ -11,6 +11,7 @@ async fn users(world: &FakeClusters, own_tags: bool) -> Vec<(UserKind, String)> 
         revision: &"1-27-9".parse().expect("a name"),
         left_behind: &[],
         own_tags,
+        members_only: false,
     };
     let found = world.list_users(&search).await.expect("an answer");
     let users = found.users.into_iter();

@@ -86,10 +86,13 @@ impl KubernetesMesh {
             .iter()
             .filter(|member| !search.left_behind.contains(&member.name));
         let looks = members.map(|member| self.member_users(member, search));
-        let (connected, used) = tokio::join!(
-            self.connected_proxies(search),
-            futures::future::join_all(looks)
-        );
+        let proxies = async {
+            if search.members_only {
+                return Ok(RevisionUsers::default());
+            }
+            self.connected_proxies(search).await
+        };
+        let (connected, used) = tokio::join!(proxies, futures::future::join_all(looks));
         let mut all = connected?;
         for found in used {
             let found = found?;

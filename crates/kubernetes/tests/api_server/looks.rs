@@ -108,6 +108,7 @@ async fn a_look_for_users_of_a_revision_reads_each_member_once() {
         revision: &"1-25-1".parse().expect("a name"),
         left_behind: &[],
         own_tags: true,
+        members_only: false,
     };
     let found = clusters(&hosting, &members)
         .list_users(&search)

@@ -41,6 +41,7 @@ async fn search(members: &[FakeCluster], own_tags: bool) -> RevisionUsers {
         revision: &REVISION.parse().expect("a name"),
         left_behind: &[],
         own_tags,
+        members_only: false,
     };
     clusters(&hosting, members)
         .list_users(&search)

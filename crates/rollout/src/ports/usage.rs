@@ -18,6 +18,9 @@ pub struct UserSearch<'a> {
     /// True if tags of our own that point to the revision count as users. The deletion of a mesh
     /// removes these tags in a later step, so they do not count there.
     pub own_tags: bool,
+    /// True if only the members are searched, and no replica of istiod is asked for its proxies. A
+    /// roll-out looks for pods, and a replica that does not answer must not stop it.
+    pub members_only: bool,
 }
 
 /// Users of a revision, and the places that did not answer the search.

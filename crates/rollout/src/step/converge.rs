@@ -7,12 +7,14 @@ use meshwright_model::observation::{MemberObservation, NamespaceObservation, Wor
 use meshwright_model::plan::{FormerPods, Stamp, Step};
 use meshwright_model::rollout::{OnFailure, WorkloadSelection};
 
-use super::{StepCheck, StepContext};
+use super::{StepCheck, StepContext, summarize_list};
 use crate::converge::{
     Candidate, Goal, NextMove, OtherPod, RestartHistory, WorkloadKey, next_move,
 };
 use crate::plan::NamespaceKey;
-use crate::ports::{ClusterError, MeshClusters, NextPod, RevisionUser, UserKind, UserSearch};
+use crate::ports::{
+    ClusterError, MeshClusters, NextPod, RevisionUser, RevisionUsers, UserKind, UserSearch,
+};
 
 /// A workload of a look, with the place where it was found.
 type FoundWorkload<'a> = (
@@ -72,21 +74,30 @@ pub(super) async fn check(
         .filter(|found| place.may_need_restart(goal, &histories, *found))
         .collect();
     let candidates = ask_candidates(place, world, &found).await?;
-    let others = match goal.off {
+    let found = match goal.off {
         Some(former) if scope.is_whole() && !place.has_open_restart() => {
-            let pods = list_other_pods(world, former).await?;
-            pods.into_iter()
-                .map(|pod| place.with_eviction(pod))
-                .collect()
+            list_other_pods(world, former).await?
         }
-        _ => Vec::new(),
+        _ => RevisionUsers::default(),
     };
+    let others: Vec<OtherPod> = found
+        .users
+        .into_iter()
+        .map(|pod| place.with_eviction(pod))
+        .collect();
     let next = next_move(goal, &candidates, &histories, &others);
     // A workload whose pods are all gone for a moment is no candidate, but its restart is under way.
     if matches!(next, NextMove::Done | NextMove::Partial(_)) && place.has_open_restart() {
         return Ok(StepCheck::Waiting(
             "workloads are being restarted".to_owned(),
         ));
+    }
+    // A member that did not answer may have pods of the revision.
+    if matches!(next, NextMove::Done | NextMove::Partial(_)) && !found.silent.is_empty() {
+        return Ok(StepCheck::Waiting(format!(
+            "unknown counts as used: {}",
+            summarize_list(&found.silent)
+        )));
     }
     Ok(match next {
         NextMove::Restart(restarts) => StepCheck::Restarts(restarts),
@@ -135,24 +146,28 @@ async fn ask_candidates(
     Ok(found.iter().filter_map(candidate).collect())
 }
 
-/// Lists the live pods to be replaced that no workload owns which we can restart. In place, pods of
-/// both releases carry the revision, and the image of the sidecar tells them apart.
+/// Lists the live pods to be replaced that no workload owns which we can restart, and the members
+/// that did not answer. In place, pods of both releases carry the revision, and the image of the
+/// sidecar tells them apart.
 async fn list_other_pods(
     world: &dyn MeshClusters,
     former: &FormerPods,
-) -> Result<Vec<RevisionUser>, ClusterError> {
+) -> Result<RevisionUsers, ClusterError> {
     let search = UserSearch {
         revision: &former.revision,
         left_behind: &[],
         own_tags: false,
+        members_only: true,
     };
-    let mut users = world.list_users(&search).await?.users;
+    let mut found = world.list_users(&search).await?;
     let included = |user: &RevisionUser| {
         let by_sidecar = user.sidecar.as_ref().map(|sidecar| former.include(sidecar));
         by_sidecar.unwrap_or(former.image.is_none())
     };
-    users.retain(|user| user.kind == UserKind::Pod && user.workload.is_none() && included(user));
-    Ok(users)
+    found
+        .users
+        .retain(|user| user.kind == UserKind::Pod && user.workload.is_none() && included(user));
+    Ok(found)
 }
 
 impl StepContext<'_> {
@@ -242,3 +257,6 @@ impl StepContext<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
