@@ -8,7 +8,7 @@ use meshwright_model::problem::ProblemCode;
 
 use crate::converge::NewRestart;
 use crate::ports::{ClusterError, ObjectVersion};
-use crate::step::StepCheck;
+use crate::step::{StepCheck, summarize_list};
 
 /// Limits of one step, after which the operation is paused and a person has to act.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,10 +93,16 @@ pub struct StepTiming {
     /// Number of consecutive checks that left only workloads which cannot be restarted, and the time
     /// since the first of them.
     pub partial_seen: (u32, SignedDuration),
+    /// Number of consecutive checks that added evictions although no fewer pods were left than
+    /// before.
+    pub vain_evictions: u32,
 }
 
 /// Number of consecutive checks after which a roll-out counts as partial.
 const PARTIAL_SAMPLES: u32 = 2;
+
+/// Number of rounds of evictions after which pods count as coming back with the same sidecar.
+const MAX_VAIN_EVICTIONS: u32 = 5;
 
 /// Next action of the engine for a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,7 +163,12 @@ pub fn decide(
         }) if run.waited > patience.for_step(step) => Decision::Act { capture, version },
         Ok(StepCheck::Blocked(problem)) => Decision::Pause(problem),
         Ok(StepCheck::WaitUntil { reason, until }) => Decision::WaitUntil { reason, until },
-        Ok(StepCheck::Restarts(restarts)) => Decision::AddRestarts(restarts),
+        Ok(StepCheck::Evictions { left, .. }) if run.vain_evictions > MAX_VAIN_EVICTIONS => {
+            Decision::Pause(vain_eviction_problem(&left))
+        }
+        Ok(StepCheck::Restarts(added) | StepCheck::Evictions { added, .. }) => {
+            Decision::AddRestarts(added)
+        }
         // A pod that is just ending, or a short refusal, must not pause a whole roll-out.
         Ok(StepCheck::Partial { problem, goes_on }) => {
             let (samples, over) = run.partial_seen;
@@ -282,6 +293,19 @@ fn in_use_problem(step: &Step, users: &str) -> Problem {
 fn give_up_problem(step: &Step, reason: &str, code: ProblemCode, hint: &str) -> Problem {
     let message = format!("Gave up waiting: {step}. Last seen: {reason}.");
     Problem::new(code, message, hint)
+}
+
+/// Builds the problem of pods that evictions do not move: what creates them, or a tag that another
+/// party has moved, asks for the same revision again.
+fn vain_eviction_problem(left: &[String]) -> Problem {
+    Problem::new(
+        ProblemCode::RolloutPartial,
+        format!(
+            "Pods were evicted {MAX_VAIN_EVICTIONS} times, and others came back with the same sidecar: {}.",
+            summarize_list(left)
+        ),
+        "Look at the labels of these pods and of their namespace, and at the tags; then retry, or roll back.",
+    )
 }
 
 /// Builds the problem of a cluster that has not answered for longer than the limit.

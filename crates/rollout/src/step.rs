@@ -81,6 +81,13 @@ pub enum StepCheck {
     },
     /// These restarts have to be added to the plan.
     Restarts(Vec<NewRestart>),
+    /// These evictions have to be added to the plan.
+    Evictions {
+        /// Evictions to add.
+        added: Vec<NewRestart>,
+        /// Pods that are left to evict, in words for the user.
+        left: Vec<String>,
+    },
     /// The step can do no more, and this is left. Changes in the cluster may still solve it.
     Partial {
         /// Names what is left.
@@ -383,7 +390,7 @@ fn check_from_readiness(settled: Readiness) -> StepCheck {
 }
 
 /// Returns the first entries of a list, and the number of the remaining ones.
-fn summarize_list(list: &[String]) -> String {
+pub(crate) fn summarize_list(list: &[String]) -> String {
     /// Maximum number of entries that are listed before the rest is only counted.
     const MAX_LISTED: usize = 5;
     let shown = list

@@ -1,5 +1,7 @@
 //! Checks the decisions about a step and the limits of waiting.
 
+use meshwright_model::rollout::{OnFailure, RestartLimits};
+
 use super::*;
 
 fn unused() -> Step {
@@ -185,4 +187,38 @@ fn an_expired_fencing_token_stops_without_a_write() {
         ),
         Decision::Stop
     );
+}
+
+#[test]
+fn b11_evictions_that_move_no_pod_end_with_a_named_problem() {
+    let step = Step::Converge {
+        off: None,
+        outdated: false,
+        namespaces: None,
+        selection: None,
+        max_failures: 3,
+        limits: RestartLimits::default(),
+        evict: true,
+        on_failure: OnFailure::Pause,
+    };
+    let found = || {
+        Ok(StepCheck::Evictions {
+            added: Vec::new(),
+            left: vec!["pod shop/web-x in c1".into()],
+        })
+    };
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let mut samples = crate::round::Samples::starting_at(now);
+    let mut decide_next = || {
+        let timing = samples.add_check(&found(), false, now);
+        decide(&step, found(), &timing, &Timeouts::default())
+    };
+    for _ in 0..=MAX_VAIN_EVICTIONS {
+        assert_eq!(decide_next(), Decision::AddRestarts(Vec::new()));
+    }
+    let Decision::Pause(problem) = decide_next() else {
+        panic!("each pod comes back with the same sidecar");
+    };
+    assert_eq!(problem.code, ProblemCode::RolloutPartial);
+    assert!(problem.message.contains("shop/web-x"), "{problem:?}");
 }

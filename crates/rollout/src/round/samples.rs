@@ -22,6 +22,9 @@ pub struct Samples {
     /// True if the last check has found users of a revision.
     in_use: bool,
     partial_seen: Option<(u32, Timestamp)>,
+    /// Fewest pods that were left to evict, and the evictions that were added since.
+    fewest_left: Option<usize>,
+    vain_evictions: u32,
 }
 
 impl Samples {
@@ -36,6 +39,8 @@ impl Samples {
             deferred: false,
             in_use: false,
             partial_seen: None,
+            fewest_left: None,
+            vain_evictions: 0,
         }
     }
 
@@ -80,6 +85,14 @@ impl Samples {
                 (self.waits_since, self.replaced) = (now, *replaced);
             }
             Ok(StepCheck::Restarts(_)) => self.waits_since = now,
+            Ok(StepCheck::Evictions { left, .. }) => {
+                self.waits_since = now;
+                if self.fewest_left.is_none_or(|fewest| left.len() < fewest) {
+                    (self.fewest_left, self.vain_evictions) = (Some(left.len()), 0);
+                } else {
+                    self.vain_evictions += 1;
+                }
+            }
             Ok(StepCheck::Waiting(_)) if awaits_restarts => self.waits_since = now,
             _ => {}
         }
@@ -113,6 +126,7 @@ impl Samples {
             silent: since(self.answered_at),
             goal_seen: counted(self.goal_seen),
             partial_seen: counted(self.partial_seen),
+            vain_evictions: self.vain_evictions,
         }
     }
 }

@@ -9,7 +9,7 @@ use meshwright_model::rollout::{OnFailure, WorkloadSelection};
 
 use super::{StepCheck, StepContext, summarize_list};
 use crate::converge::{
-    Candidate, Goal, NextMove, OtherPod, RestartHistory, WorkloadKey, next_move,
+    Candidate, Goal, NewRestart, NextMove, OtherPod, RestartHistory, WorkloadKey, next_move,
 };
 use crate::plan::NamespaceKey;
 use crate::ports::{
@@ -100,6 +100,10 @@ pub(super) async fn check(
         )));
     }
     Ok(match next {
+        NextMove::Restart(added) if evicts_only(&added) => StepCheck::Evictions {
+            added,
+            left: others.iter().map(|pod| pod.user.to_string()).collect(),
+        },
         NextMove::Restart(restarts) => StepCheck::Restarts(restarts),
         NextMove::Wait(reason) => StepCheck::Waiting(reason),
         NextMove::Done => StepCheck::Done,
@@ -109,6 +113,12 @@ pub(super) async fn check(
             goes_on: scope.on_failure == OnFailure::Continue && !goal.has_too_many_failures(),
         },
     })
+}
+
+fn evicts_only(added: &[NewRestart]) -> bool {
+    added
+        .iter()
+        .all(|new| matches!(new.step, Step::Evict { .. }))
 }
 
 /// Asks for the next pod of each workload, one call for each member.

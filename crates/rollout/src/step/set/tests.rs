@@ -72,6 +72,7 @@ async fn b7_a_removal_whose_write_was_lost_is_repeated_although_istiod_is_not_re
         number: 0,
         step: &step,
         progress: &progress,
+        now: jiff::Timestamp::UNIX_EPOCH,
         restarts: &[],
         former_stamps: &BTreeMap::new(),
         unused_proof: None,
