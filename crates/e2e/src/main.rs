@@ -32,6 +32,7 @@ mod tls_program;
 mod variants;
 mod vault;
 mod worker;
+mod worlds;
 
 /// Runs the end-to-end suites and the benchmarks of this repository.
 #[derive(Debug, Parser)]
@@ -68,6 +69,9 @@ enum Suite {
     /// Stop a worker at each of its writes during an upgrade, on fake clusters and a real Postgres
     /// or on the lab, and check that another worker brings the upgrade to the same end.
     CrashMatrix(matrix::Options),
+    /// Run the pure decisions of upgrades from every small world, without a fault and with each
+    /// single fault at each call, and check that each run ends at its goal or with a named stop.
+    Worlds(worlds::Options),
     /// Run every kind of operation with slow clusters, a slow database and a slow processor, and
     /// check that each operation ends.
     Slow(slow::Options),
@@ -130,6 +134,7 @@ fn main() -> ExitCode {
         Suite::Variants(options) => variants::run(&options).map(succeed),
         Suite::Vault => vault::run().map(succeed),
         Suite::CrashMatrix(options) => matrix::run(&options).map(succeed),
+        Suite::Worlds(options) => worlds::run(&options).map(succeed),
         Suite::Bench(options) => bench::run(&options).map(succeed),
         Suite::Judge { recording } => availability_judge::print_verdict(&recording).map(succeed),
     };
