@@ -5,6 +5,7 @@ pub(crate) mod attempts;
 pub(crate) mod fencing;
 pub(crate) mod notifications;
 pub(crate) mod operation;
+pub(crate) mod operation_row;
 pub(crate) mod outcomes;
 pub(crate) mod plans;
 pub(crate) mod queue;

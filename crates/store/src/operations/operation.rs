@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::db::query_areas::OperationQueries;
 use crate::db::statements::id_bounds;
 use crate::error::{decode_column, to_json};
+use crate::operations::operation_row::{OperationColumns, OperationRow};
 use crate::operations::plans::WaveSummary;
 use crate::{AccessFilter, NewEvent, Page, StoreError};
 
@@ -81,17 +82,6 @@ pub(super) struct OperationChoice {
     pub(super) upgrade: Option<UpgradeId>,
     /// Mesh, which is not deleted, whose roll-outs are read.
     pub(super) rollouts_of: Option<MeshId>,
-}
-
-/// Operation as a query reads it.
-#[derive(Debug)]
-pub(super) struct OperationRow {
-    pub(super) operation: Operation,
-    pub(super) counts: StepCounts,
-    /// Policy of the upgrade whose roll-out the operation is.
-    pub(super) upgrade_policy: Option<Value>,
-    /// Numbers of the roll-out's workloads by wave and state, as objects.
-    pub(super) states: Option<Value>,
 }
 
 impl OperationQueries<'_, '_> {
@@ -214,7 +204,8 @@ impl OperationQueries<'_, '_> {
     ) -> Result<Vec<OperationRow>, StoreError> {
         let (from, to) = id_bounds(chosen.only.map(|id| id.0));
         let kinds = OperationKind::ROLLOUTS.map(|kind| kind.as_str().to_owned());
-        let rows = sqlx::query!(
+        let rows = sqlx::query_as!(
+            OperationColumns,
             r#"SELECT operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, waiting_for, leftovers, created_at, started_at, ended_at,
                    ARRAY(SELECT w.wish FROM work_queue q JOIN wishes w ON w.tenant_id = q.tenant_id AND w.operation_id = q.operation_id AND w.seq > q.seen_seq
                        WHERE q.tenant_id = $1 AND q.operation_id = o.operation_id ORDER BY w.seq) AS "pending!",
@@ -261,53 +252,7 @@ impl OperationQueries<'_, '_> {
         )
         .fetch_all(&mut *self.tx.inner)
         .await?;
-        let read = rows.into_iter().map(|row| {
-            let id = OperationId(row.operation_id);
-            let waves = row.waves.map(|waves| {
-                decode_column(serde_json::from_value(waves), "operations", "waves", id)
-            });
-            let pending = row.pending.into_iter().map(|wish| {
-                decode_column(serde_json::from_value(wish.into()), "wishes", "wish", id)
-            });
-            let operation = Operation {
-                id,
-                kind: decode_column(
-                    serde_json::from_value(row.kind.into()),
-                    "operations",
-                    "kind",
-                    id,
-                )?,
-                mesh: row.mesh_id.map(MeshId),
-                cluster: row.cluster_id.map(ClusterId),
-                upgrade: row.upgrade_id.map(UpgradeId),
-                arguments: row.arguments,
-                state: decode_column(
-                    serde_json::from_value(row.state_body),
-                    "operations",
-                    "state_body",
-                    id,
-                )?,
-                waves: waves.transpose()?,
-                waiting_for: row.waiting_for,
-                pending_signals: pending.collect::<Result<_, _>>()?,
-                leftovers: decode_column(
-                    serde_json::from_value(row.leftovers),
-                    "operations",
-                    "leftovers",
-                    id,
-                )?,
-                created_at: row.created_at.to_jiff(),
-                started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),
-                ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
-            };
-            Ok(OperationRow {
-                operation,
-                counts: (row.done, row.total),
-                upgrade_policy: row.upgrade_policy,
-                states: row.states,
-            })
-        });
-        read.collect()
+        rows.into_iter().map(OperationColumns::decode).collect()
     }
 
     /// Makes an operation due now that still waits for its time.
