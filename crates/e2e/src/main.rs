@@ -71,7 +71,8 @@ enum Suite {
     CrashMatrix(matrix::Options),
     /// Run the pure decisions of upgrades from every small world, without a fault and with each
     /// single fault at each call, and check that each run ends at its goal or with a named stop.
-    Worlds(worlds::Options),
+    #[command(name = "worlds")]
+    SmallWorlds(worlds::Options),
     /// Run every kind of operation with slow clusters, a slow database and a slow processor, and
     /// check that each operation ends.
     Slow(slow::Options),
@@ -134,7 +135,7 @@ fn main() -> ExitCode {
         Suite::Variants(options) => variants::run(&options).map(succeed),
         Suite::Vault => vault::run().map(succeed),
         Suite::CrashMatrix(options) => matrix::run(&options).map(succeed),
-        Suite::Worlds(options) => worlds::run(&options).map(succeed),
+        Suite::SmallWorlds(options) => worlds::run(&options).map(succeed),
         Suite::Bench(options) => bench::run(&options).map(succeed),
         Suite::Judge { recording } => availability_judge::print_verdict(&recording).map(succeed),
     };

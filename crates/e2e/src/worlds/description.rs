@@ -87,7 +87,7 @@ impl StageName {
     }
 
     /// Returns true if the stage looks at labels and pods.
-    fn looks_at_pods(self) -> bool {
+    pub(super) fn looks_at_pods(self) -> bool {
         matches!(self, Self::Roll | Self::Retire | Self::Rollback)
     }
 }

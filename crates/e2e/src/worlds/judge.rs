@@ -59,7 +59,7 @@ pub(super) struct Judge<'a> {
 pub(super) struct Conditions {
     /// Fault of the driver.
     pub(super) planted: Planted,
-    /// True if each call of a run that fails is printed.
+    /// True if each call is printed of the run without a fault and of each run that fails.
     pub(super) verbose: bool,
 }
 
@@ -151,6 +151,7 @@ impl Judge<'_> {
             Ok(ended) => self.finish(&mut driver, &world, ended, (None, None)),
             Err(_) => check_harm(&world),
         };
+        print_journal(&world);
         match finished {
             Ok(()) => Some(Baseline {
                 snapshots,
@@ -160,7 +161,6 @@ impl Judge<'_> {
             }),
             Err(reason) => {
                 self.fail(None, reason);
-                print_journal(&world);
                 None
             }
         }
@@ -229,6 +229,9 @@ impl Judge<'_> {
         let Ok(ended) = ended else { return };
         if let Err(reason) = self.finish(&mut driver, &world, ended, (Some(baseline), Some(fault)))
         {
+            if self.conditions.verbose {
+                println!("{fault} at call {call}: {reason}");
+            }
             self.fail(Some((call, fault)), reason);
             print_journal(&world);
         }
@@ -260,6 +263,9 @@ impl Judge<'_> {
         for retries in 0..=MAX_RETRIES {
             world.lock().deliver(u32::MAX);
             check_harm(world)?;
+            if retries == 0 {
+                check_restarts(world)?;
+            }
             match ended {
                 // A look from before a change may hide a pod without a sidecar.
                 Ending::Succeeded => {
@@ -324,6 +330,16 @@ impl Judge<'_> {
 /// Returns the first harm of a run as an error.
 fn check_harm(world: &World) -> Result<(), String> {
     world.lock().harm.clone().map_or(Ok(()), Err)
+}
+
+/// Checks that no fault has made a workload restart twice.
+fn check_restarts(world: &World) -> Result<(), String> {
+    let state = world.lock();
+    let restarts = state.clusters.workloads.map(|known| known.restarts);
+    match restarts.into_iter().max() {
+        Some(most @ 2..) => Err(format!("a workload was restarted {most} times")),
+        _ => Ok(()),
+    }
 }
 
 /// Prints the calls of a run, if they were recorded.

@@ -50,7 +50,7 @@ pub(super) struct Tally {
     pub(super) worlds: BTreeMap<StageName, u64>,
     pub(super) counts: BTreeMap<(StageName, &'static str), Counts>,
     /// Problems that stopped the runs without a fault.
-    stops: BTreeMap<(StageName, String), u64>,
+    pub(super) stops: BTreeMap<(StageName, String), u64>,
     /// First failure of each kind, with the number of its kind.
     failures: BTreeMap<String, (Failure, u64)>,
     pub(super) failed: u64,

@@ -24,7 +24,7 @@ fn small_worlds_without_a_planted_fault_have_no_failure() {
 #[test]
 fn the_judge_of_small_worlds_finds_each_planted_fault() {
     for (planted, stage, share) in [
-        (Planted::NoProof, StageName::Retire, 0.1),
+        (Planted::NoProof, StageName::Retire, 1.0),
         (Planted::NoFence, StageName::Restore, 100.0),
         (Planted::TrustsAnswers, StageName::Start, 100.0),
         (Planted::SilenceIsGoal, StageName::Promote, 100.0),
@@ -47,6 +47,27 @@ fn each_number_of_a_world_describes_another_world() {
             assert_eq!(world.index(), index);
             let canonical = world.canonical();
             assert_eq!(canonical.canonical(), canonical, "{world}");
+        }
+    }
+}
+
+#[test]
+fn a_world_ends_as_the_world_does_that_stands_for_it() {
+    let ends = |world: Description| {
+        let conditions = Conditions {
+            planted: Planted::None,
+            verbose: false,
+        };
+        let mut results = Results::default();
+        judge_world(world, conditions, &mut results);
+        assert_eq!(results.tally.failed, 0, "{world}");
+        results.tally.stops
+    };
+    for stage in STAGES {
+        for index in (0..Description::count(stage)).step_by(50_021) {
+            let world = Description::from_index(stage, index);
+            let canonical = world.canonical();
+            assert_eq!(ends(world), ends(canonical), "{world} and {canonical}");
         }
     }
 }
