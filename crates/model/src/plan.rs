@@ -5,16 +5,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, RevisionName, closed_set};
+use crate::{Name, RevisionName};
 
 mod display;
 mod former_pods;
 mod planned_step;
 pub mod rollout;
+mod workload;
 
 pub use former_pods::FormerPods;
 pub use planned_step::PlannedStep;
 use rollout::{OnFailure, RestartLimits, WorkloadSelection};
+pub use workload::{WorkloadKind, WorkloadRef};
 
 /// Thing in one cluster that a step moves from one value to another.
 ///
@@ -101,35 +103,6 @@ pub enum Target {
         workload: WorkloadRef,
     },
 }
-
-/// Workload that owns pods and replaces them when its template changes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct WorkloadRef {
-    /// Namespace of the workload.
-    pub namespace: String,
-    /// Kind of the workload: `deployment`, `stateful_set` or `daemon_set`.
-    pub kind: WorkloadKind,
-    /// Name of the workload.
-    pub name: String,
-}
-
-/// Kinds of workloads that replace their pods when their template changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WorkloadKind {
-    /// Deployment of the API `apps/v1`.
-    Deployment,
-    /// `StatefulSet` of the API `apps/v1`.
-    StatefulSet,
-    /// `DaemonSet` of the API `apps/v1`.
-    DaemonSet,
-}
-
-closed_set!(WorkloadKind {
-    Deployment = "deployment",
-    StatefulSet = "stateful_set",
-    DaemonSet = "daemon_set",
-});
 
 /// Entry of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -211,6 +211,9 @@ fn judge(goal: &Goal<'_>, candidate: &Candidate, past: &RestartHistory) -> Verdi
     if past.is_open() {
         return Verdict::UnderWay;
     }
+    if past.last.skipped {
+        return Verdict::Skipped;
+    }
     let former = |pod: &Sidecar| goal.off.is_some_and(|off| off.include(pod));
     let used = candidate.live.iter().flatten().any(former);
     let left = |problem: Problem| Verdict::Left {
@@ -242,9 +245,6 @@ fn judge(goal: &Goal<'_>, candidate: &Candidate, past: &RestartHistory) -> Verdi
     let former_stamp = candidate.former_stamp.as_ref().filter(|_| past.count == 0);
     if !used && !differs && former_stamp.is_none() {
         return Verdict::Fine;
-    }
-    if past.last.skipped {
-        return Verdict::Skipped;
     }
     let may_evict = goal.evict && (used || differs) && !past.evicted;
     let evict = || Verdict::Restart {

@@ -12,16 +12,14 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use meshwright_model::Name;
 use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{Problem, Progress};
 use meshwright_model::plan::{Stamp, Step, Target};
-use meshwright_model::problem::ProblemCode;
 use meshwright_model::version::RevisionName;
 
 use crate::converge::{Goal, NewRestart, WorkloadKey};
 use crate::ports::{
-    ClusterError, FencingToken, MeshClusters, ObjectVersion, Readiness, RevisionUser, UserSearch,
+    ClusterError, FencingToken, MeshClusters, ObjectVersion, Readiness, UserSearch,
 };
 
 mod converge;
@@ -31,6 +29,7 @@ mod fixed_clusters;
 mod restart;
 mod set;
 mod soak;
+mod unused;
 
 /// Result of the check of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,7 +147,7 @@ impl StepContext<'_> {
             Step::Set { target, from, to } => {
                 let found = set::check(self, world, target, from, to).await?;
                 if let (StepCheck::Ready { .. }, Some(search)) = (&found, &self.unused_proof) {
-                    let used = check_unused(world, search).await?;
+                    let used = unused::check_unused(world, search).await?;
                     return Ok(if used == StepCheck::Done { found } else { used });
                 }
                 Ok(found)
@@ -205,7 +204,7 @@ impl StepContext<'_> {
             )),
             Step::AwaitUnused { .. } => {
                 let search = user_search(self.step).expect("the step waits for users");
-                check_unused(world, &search).await
+                unused::check_unused(world, &search).await
             }
             Step::AwaitGone { member } => {
                 let left = world.list_remaining_objects(member).await?;
@@ -215,7 +214,7 @@ impl StepContext<'_> {
                     StepCheck::Waiting(format!("still there: {}", summarize_list(&left)))
                 })
             }
-            Step::LeaveBehind { member } => check_still_lost(world, member).await,
+            Step::LeaveBehind { member } => unused::check_still_lost(world, member).await,
         }
     }
 
@@ -327,57 +326,6 @@ pub fn user_search(step: &Step) -> Option<UserSearch<'_>> {
 /// Returns true for a step whose first effect cannot be undone.
 pub fn is_irrevocable(step: &Step) -> bool {
     removed_revision(step).is_some()
-}
-
-/// Checks that nothing uses a revision. Members that are left behind are not asked for their users,
-/// but each of them must still not answer: the wait can take days, in which such a member can come
-/// back.
-async fn check_unused(
-    world: &dyn MeshClusters,
-    search: &UserSearch<'_>,
-) -> Result<StepCheck, ClusterError> {
-    for member in search.left_behind {
-        match check_still_lost(world, member).await? {
-            StepCheck::Done => {}
-            answers => return Ok(answers),
-        }
-    }
-    let found = world.list_users(search).await?;
-    Ok(if found.is_unused() {
-        StepCheck::Done
-    } else if found.users.is_empty() {
-        StepCheck::InUse(format!(
-            "unknown counts as used: {}",
-            summarize_list(&found.silent)
-        ))
-    } else {
-        let users: Vec<String> = found.users.iter().map(RevisionUser::to_string).collect();
-        StepCheck::InUse(format!("still in use: {}", summarize_list(&users)))
-    })
-}
-
-/// Checks that a member is still lost to us. One that answers is not left behind.
-async fn check_still_lost(
-    world: &dyn MeshClusters,
-    member: &Name,
-) -> Result<StepCheck, ClusterError> {
-    match world.list_injectors(member).await {
-        Ok(_) => Ok(StepCheck::Blocked(member_answers(member))),
-        Err(error) if error.is_lost() => Ok(StepCheck::Done),
-        Err(error) => Err(error),
-    }
-}
-
-/// Builds the problem of a member that was to be left behind but answers. The next deletion cleans
-/// it up like the others. The member can come back before the first removal or after the last, when
-/// its pods may still use the mesh: the next deletion would wait for them, so the hint also names
-/// the way back to a whole mesh.
-fn member_answers(member: &Name) -> Problem {
-    Problem::new(
-        ProblemCode::MemberAnswers,
-        format!("{member} was to be left behind, but it answers now."),
-        "Ask for the deletion once more, with `--force` as before: it cleans this member up like the others, as soon as nothing in it uses the mesh. To keep the mesh, run `meshwright operation cancel ID`, and then `meshwright mesh retry NAME` if `meshwright mesh get NAME` shows `failed`.",
-    )
 }
 
 /// Turns the readiness of a target into the result of a check.

@@ -1,5 +1,4 @@
-//! Tests that an old revision is kept as long as anything uses it, whatever the use is: each use
-//! is named, and the revision is removed only when the last one is gone.
+//! Tests that an old revision is kept as long as anything uses it: each use is named, and the revision is removed only when the last one is gone.
 
 use std::path::Path;
 use std::time::Duration;

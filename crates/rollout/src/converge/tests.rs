@@ -474,3 +474,24 @@ fn d2_a_policy_lets_a_roll_out_evict_pods_that_a_changed_template_does_not_repla
         "{evicted:?}"
     );
 }
+
+/// Its next pod would have no sidecar, so no restart is ever added for it.
+#[test]
+fn d4_an_excluded_workload_that_a_person_skips_is_left_out() {
+    let off = old();
+    let opted_out = [Candidate {
+        next: NextPod::NotInjected,
+        ..candidate("opted-out")
+    }];
+    let mut past = ended(StepEvent::Excluded {
+        problem: problem(ProblemCode::NotInjected),
+    });
+    let known = |past: &RestartHistory| Histories::from([("opted-out", past.clone())]);
+    let left = decide(Some(&off), &opted_out, &known(&past));
+    assert!(matches!(left, NextMove::Partial(_)), "{left:?}");
+    past.last.apply_event(&StepEvent::Skipped);
+    assert_eq!(
+        decide(Some(&off), &opted_out, &known(&past)),
+        NextMove::Done
+    );
+}
