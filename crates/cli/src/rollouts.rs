@@ -192,7 +192,11 @@ fn total(counts: &RolloutCounts) -> i64 {
 fn print_rollout(format: OutputFormat, rollout: &Rollout) -> Result<()> {
     let table = format == OutputFormat::Table;
     if table && rollout.waves.is_empty() {
-        eprint_line("No worker has built the plan yet.");
+        eprint_line(if rollout.state.as_str() == "queued" {
+            "No worker has built the plan yet."
+        } else {
+            "This roll-out replaces no pods."
+        });
     } else {
         let header = [
             "wave", "title", "pending", "started", "done", "failed", "excluded", "skipped",

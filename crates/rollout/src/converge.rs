@@ -151,25 +151,30 @@ pub fn next_move(
         .iter()
         .filter(|(.., verdict)| matches!(verdict, Verdict::UnderWay))
         .count();
-    let mut added = if goal.has_too_many_failures() {
-        Vec::new()
-    } else {
-        new_restarts(&judged)
-    };
+    let others: Vec<OtherPod> = others
+        .iter()
+        .filter(|other| !other.is_skipped())
+        .cloned()
+        .collect();
+    let mut added = new_restarts(&judged);
+    if goal.has_too_many_failures() {
+        // In a rollback, the eviction that follows a failed restart is the way out of the failure.
+        added.retain(|new| !goal.outdated && evicts(&new.step));
+    }
     added.extend(new_exclusions(&judged));
     if goal.evict && restarting == 0 && added.is_empty() {
-        added.extend(new_evictions(others));
+        added.extend(new_evictions(&others));
     }
     if !added.is_empty() {
         return NextMove::Restart(added);
     }
-    if let Some(reason) = describe_progress(&judged, others) {
+    if let Some(reason) = describe_progress(&judged, &others) {
         return NextMove::Wait(reason);
     }
     let left: Vec<String> = judged
         .iter()
         .filter_map(|(candidate, _, verdict)| left_text(candidate, verdict))
-        .chain(describe_pods(others))
+        .chain(describe_pods(&others))
         .collect();
     let not_begun = judged
         .iter()
@@ -331,6 +336,16 @@ fn new_exclusions(judged: &[(&Candidate, RestartHistory, Verdict)]) -> Vec<NewRe
             _ => None,
         })
         .collect()
+}
+
+fn evicts(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::Restart {
+            stamp: Stamp::Evict,
+            ..
+        }
+    )
 }
 
 fn restart_step(candidate: &Candidate, wanted: Sidecar, stamp: Stamp) -> Step {

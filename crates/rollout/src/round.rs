@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{OperationKind, Problem, Progress, StepEvent};
-use meshwright_model::plan::{PlannedStep, Step, Target};
+use meshwright_model::plan::{PlannedStep, Stamp, Step, Target};
 use meshwright_model::problem::ProblemCode;
 
 use crate::converge::WorkloadKey;
@@ -17,6 +17,8 @@ use crate::step::{StepContext, removed_revision, user_search};
 mod actions;
 mod limits;
 mod samples;
+#[cfg(test)]
+mod tests;
 
 pub use actions::{RoundActions, StageStop, started_writes};
 pub use samples::Samples;
@@ -37,7 +39,8 @@ pub struct Round<'a> {
 impl<'a> Round<'a> {
     /// Returns the steps to check in this round: the search for workloads, then the steps in
     /// progress, then new ones up to the limits of the wave. `width` returns the limit of a wave. A
-    /// deferred restart may wait for hours, so it takes the place of no other one.
+    /// deferred restart may wait for hours, so it takes the place of no other one. A retry may open
+    /// an earlier wave again; restarts of later waves that are under way count and go on.
     pub fn steps_to_check(
         &self,
         width: impl FnOnce(usize) -> usize,
@@ -47,14 +50,18 @@ impl<'a> Round<'a> {
         let Some(wave) = self.steps.iter().filter(open).map(|item| item.wave).min() else {
             return Vec::new();
         };
+        let is_due = |item: &PlannedStep| {
+            let under_way = item.progress.begun && replaces_pods(&item.step);
+            !self.is_closed(item) && (item.wave == wave || under_way)
+        };
         let (looks, mut chosen): (Vec<usize>, Vec<usize>) = (0..self.steps.len())
-            .filter(|index| self.steps[*index].wave == wave && !self.is_closed(&self.steps[*index]))
+            .filter(|index| is_due(&self.steps[*index]))
             .partition(|index| is_converge(&self.steps[*index].step));
         chosen.sort_by_key(|index| {
             let item = &self.steps[*index];
-            (!item.progress.is_started(), is_deferred(item))
+            (!item.progress.begun, is_deferred(item))
         });
-        let limits = self.restart_limits(&looks);
+        let limits = self.restart_limits(wave);
         let chosen = self.within_limits(chosen, width(wave), limits);
         looks.into_iter().chain(chosen).collect()
     }
@@ -134,7 +141,12 @@ impl<'a> Round<'a> {
     pub fn restarts_to_hold_back(&self) -> Vec<(i32, StepEvent)> {
         let mut events = Vec::new();
         for search in self.steps.iter().filter(|item| !self.is_closed(item)) {
-            let Step::Converge { max_failures, .. } = &search.step else {
+            let Step::Converge {
+                max_failures,
+                outdated,
+                ..
+            } = &search.step
+            else {
                 continue;
             };
             let beside = |item: &&PlannedStep| {
@@ -156,8 +168,14 @@ impl<'a> Round<'a> {
                 format!("The restart was not begun, because {failures} others have failed."),
                 "Solve what the others complain about, then retry.",
             );
-            let waiting =
-                |item: &&PlannedStep| !item.progress.is_started() && !self.is_closed(item);
+            let evicts = |item: &PlannedStep| {
+                let stamp = Stamp::Evict;
+                matches!(&item.step, Step::Restart { stamp: found, .. } if *found == stamp)
+            };
+            // A rollback evicts the pods of a failed restart, so the failure must not hold that back.
+            let waiting = |item: &&PlannedStep| {
+                !item.progress.begun && !self.is_closed(item) && (*outdated || !evicts(item))
+            };
             events.extend(
                 self.steps
                     .iter()
@@ -232,17 +250,37 @@ impl<'a> Round<'a> {
             .collect()
     }
 
-    /// Returns the numbers of the steps that a skip leaves: those of a search that failed, and the
-    /// workloads that no restart of ours can replace. The search for further workloads ends with
-    /// them.
-    pub fn steps_to_skip(&self) -> Vec<i32> {
+    /// Returns the events of a skip. The steps of a search that failed, and the workloads that no
+    /// restart of ours can replace, are left. The search ends with them, unless it has held back
+    /// others: these can be restarted, so the search goes on with them.
+    pub fn events_of_skip(&self) -> Vec<(i32, StepEvent)> {
+        let held_back = |wave: usize| {
+            self.steps
+                .iter()
+                .any(|item| item.wave == wave && is_held_back(item))
+        };
+        let event = |item: &PlannedStep| {
+            let search_goes_on = is_converge(&item.step) && held_back(item.wave);
+            let event = if search_goes_on {
+                StepEvent::Retried
+            } else {
+                StepEvent::Skipped
+            };
+            (item.number, event)
+        };
         self.steps
             .iter()
-            .filter(|item| self.belongs_to_search(item))
+            .filter(|item| self.belongs_to_search(item) && !is_held_back(item))
             .filter(|item| item.progress.failed.is_some() || item.progress.excluded.is_some())
-            .map(|item| item.number)
+            .map(event)
             .collect()
     }
+}
+
+/// Returns true for a restart that was not begun because too many others have failed.
+fn is_held_back(item: &PlannedStep) -> bool {
+    let excluded = item.progress.excluded.as_ref();
+    excluded.is_some_and(Problem::is_partial_rollout)
 }
 
 /// Returns true for the steps that a search for workloads adds to its wave.

@@ -42,8 +42,8 @@ macro_rules! policy_bodies {
             #[serde(default, deserialize_with = "crate::integer::deserialize_optional_u32")]
             #[schema(minimum = 1, maximum = 10_000)]
             pub max_concurrent_per_namespace: Option<u32>,
-            /// Number of workloads whose restart may fail before no further restart begins, from 1
-            /// to 10000; null for three, or a tenth of the workloads of a large mesh.
+            /// Number of failed restarts, in all waves, at which no further restart begins, from 1 to
+            /// 10000; null for three, or a tenth of the workloads of a large mesh.
             #[serde(default, deserialize_with = "crate::integer::deserialize_optional_u32")]
             #[schema(minimum = 1, maximum = 10_000)]
             pub max_failures: Option<u32>,
@@ -93,7 +93,8 @@ macro_rules! policy_bodies {
             #[schema(max_items = 500)]
             pub workloads: Vec<$workload>,
             /// Share of the workloads in percent, from 1 to 100; null for all. The name of a
-            /// workload decides, so a workload within 10 percent is also within 20 percent.
+            /// workload decides, so a workload within 10 percent is also within 20 percent. A share of
+            /// few workloads may choose none.
             #[serde(default, deserialize_with = "crate::integer::deserialize_optional_u32")]
             #[schema(minimum = 1, maximum = 100)]
             pub percent: Option<u32>,
@@ -295,8 +296,8 @@ pub struct ForecastWorkload {
     pub name: String,
     /// Number of live pods; finished pods do not count.
     pub pods: u32,
-    /// Action of the roll-out: `restart`, `left` (it needs a restart that the service cannot make)
-    /// or `none`.
+    /// Action of the roll-out: `restart`, `evict` (of the pods, one after the other), `left` (it needs
+    /// a restart that the service cannot make) or `none`.
     #[schema(inline)]
     pub action: ForecastAction,
     /// Reason for the action; null if nothing has to be done.

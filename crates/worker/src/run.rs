@@ -86,6 +86,7 @@ impl<'e> Run<'e> {
         metrics::count_claim(operation.kind);
         let (items, looks) = (Vec::new(), BTreeMap::new());
         let (earlier, unfenced) = (Vec::new(), BTreeMap::new());
+        let waiting_for = operation.waiting_for.clone();
         let mut run = Self {
             engine,
             claim,
@@ -93,7 +94,7 @@ impl<'e> Run<'e> {
             operation,
             steps: items,
             samples: looks,
-            waiting_for: None,
+            waiting_for,
             fenced_operations: earlier,
             unfenced_targets: unfenced,
             former_stamps: BTreeMap::new(),

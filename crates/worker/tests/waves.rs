@@ -251,3 +251,25 @@ async fn d2_limits_hold_in_each_cluster_and_each_namespace() {
         assert_eq!(fleet.clusters.max_restarting(), at_once, "{limits}");
     }
 }
+
+/// A skip leaves the workload that failed. Those that were held back because of it are restarted.
+#[tokio::test]
+async fn d4_a_skip_goes_on_with_the_workloads_that_were_held_back() {
+    let fleet = Fleet {
+        max_concurrent_restarts: 1,
+        ..outdated_fleet().await
+    };
+    fleet
+        .clusters
+        .set_rollout_behaviour("c1", &web("canary"), RolloutBehaviour::NeverReady);
+    let operation = restart(&fleet, json!({ "max_failures": 1 })).await;
+    let stopped = problem(fleet.operation(operation).await.state);
+    assert_eq!(stopped.code, "rollout_partial");
+    assert_eq!(restarted(&fleet).len(), 1, "the others were held back");
+    signal(&fleet, operation, Signal::Skip).await;
+    assert_eq!(
+        fleet.operation(operation).await.state,
+        OperationState::Succeeded
+    );
+    assert_eq!(restarted(&fleet).len(), 8);
+}

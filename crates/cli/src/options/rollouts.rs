@@ -72,15 +72,16 @@ pub(crate) struct PolicyArgs {
     /// Maximum number of workloads that are restarted at once in each namespace, from 1 to 10000.
     #[arg(long, value_name = "N")]
     pub(crate) per_namespace: Option<u32>,
-    /// Number of workloads whose restart may fail before no further restart begins, from 1 to
-    /// 10000.
+    /// Number of failed restarts, in all waves, at which no further restart begins, from 1 to 10000.
+    /// The default is three, or a tenth of a large mesh.
     #[arg(long, value_name = "N")]
     pub(crate) max_failures: Option<u32>,
     /// Action of a wave at its end if workloads are left: pause or continue.
     #[arg(long, value_name = "ACTION")]
     pub(crate) on_failure: Option<String>,
     /// Evict pods, within their disruption budgets, that a changed template does not replace: of
-    /// workloads that are paused or that have a partition or the strategy `OnDelete`.
+    /// workloads that are paused, that have a partition or the strategy `OnDelete`, or that another
+    /// controller owns.
     #[arg(long)]
     pub(crate) evict_pods: bool,
 }

@@ -65,6 +65,9 @@ pub struct Progress {
     /// First capture; the outer `None` means that the step was not started, the inner `None` that
     /// the target was absent.
     pub capture: Option<Option<String>>,
+    /// True once the step has begun since the last retry. A step that is tried again begins again,
+    /// because it writes again.
+    pub begun: bool,
     /// True once a check saw the goal.
     pub done: bool,
     /// Problem that stops the step; `None` after a retry or after the end.
@@ -83,6 +86,7 @@ impl Progress {
         match fact {
             StepEvent::Started { capture } => {
                 self.capture.get_or_insert_with(|| capture.clone());
+                self.begun = true;
             }
             StepEvent::Done => {
                 self.done = true;
@@ -92,6 +96,7 @@ impl Progress {
             StepEvent::Retried => {
                 self.failed = None;
                 self.excluded = None;
+                self.begun = false;
                 self.attempt += 1;
             }
             StepEvent::Excluded { problem } => self.excluded = Some(problem.clone()),

@@ -24,6 +24,13 @@ impl OtherPod {
             .is_some_and(|progress| !progress.is_closed() && progress.failed.is_none())
     }
 
+    /// Returns true if a person decided to go on without the pod.
+    pub(super) fn is_skipped(&self) -> bool {
+        self.eviction
+            .as_ref()
+            .is_some_and(|progress| progress.skipped)
+    }
+
     /// Returns the place within which one pod is evicted at a time.
     pub(super) fn place(&self) -> (&str, &str) {
         let namespace = self.user.name.split('/').next().unwrap_or_default();

@@ -495,3 +495,50 @@ fn d4_an_excluded_workload_that_a_person_skips_is_left_out() {
         NextMove::Done
     );
 }
+
+#[test]
+fn b7_the_eviction_after_a_failed_restart_passes_the_failure_limit_of_a_rollback() {
+    let off = new();
+    let broken = [Candidate {
+        live: vec![Some(sidecar("1-27-9"))],
+        next: NextPod::Injected(sidecar("1-25-1")),
+        ..candidate("broken")
+    }];
+    let known = Histories::from([("broken", failed())]);
+    let goal = Goal {
+        max_failures: 1,
+        failures: 1,
+        ..goal(Some(&off))
+    };
+    let next = next_move(&goal, &broken, &histories(&broken, &known), &[]);
+    assert!(
+        matches!(&next, NextMove::Restart(new) if evicts(&new[0].step)),
+        "{next:?}"
+    );
+}
+
+#[test]
+fn d4_a_pod_that_a_person_skips_is_left_out() {
+    let off = old();
+    let mut progress = Progress::default();
+    let pod = |progress: &Progress| OtherPod {
+        eviction: Some(progress.clone()),
+        ..pod_of(RevisionUser {
+            member: "c1".into(),
+            kind: UserKind::Pod,
+            name: "shop/odd".into(),
+            workload: None,
+            sidecar: None,
+            evictable: Some(crate::ports::ObjectVersion("odd/uid".into())),
+        })
+    };
+    progress.apply_event(&StepEvent::Failed {
+        problem: problem(ProblemCode::WorkloadNotReady),
+    });
+    let none = BTreeMap::new();
+    let left = next_move(&goal(Some(&off)), &[], &none, &[pod(&progress)]);
+    assert!(matches!(left, NextMove::Partial(_)), "{left:?}");
+    progress.apply_event(&StepEvent::Skipped);
+    let left = next_move(&goal(Some(&off)), &[], &none, &[pod(&progress)]);
+    assert_eq!(left, NextMove::Done);
+}

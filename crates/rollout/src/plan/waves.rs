@@ -85,7 +85,7 @@ fn converge_step(
         off: pods.off.clone(),
         outdated: pods.outdated,
         namespaces: pods.namespaces.map(<[NamespaceKey]>::to_vec),
-        max_failures: max_failures(policy, survey),
+        max_failures: max_failures(pods, policy, survey),
         limits: policy.limits,
         evict: policy.evict_pods || !pods.outdated,
         // The last wave ends the roll-out, so a person decides about what it could not restart.
@@ -96,11 +96,14 @@ fn converge_step(
     }
 }
 
-fn max_failures(policy: &RolloutPolicy, survey: &Observation) -> usize {
+/// Returns the number of failed restarts at which no further one begins. A rollback repairs what a
+/// roll-out has broken, so the policy's number does not stop it.
+fn max_failures(pods: &ReplacedPods<'_>, policy: &RolloutPolicy, survey: &Observation) -> usize {
     let namespaces = survey.members.iter().flat_map(|member| &member.namespaces);
     let workloads: usize = namespaces.map(|namespace| namespace.workloads.len()).sum();
     let by_size = MIN_FAILURES.max(workloads / WORKLOADS_PER_FAILURE);
-    policy.max_failures.map_or(by_size, to_count)
+    let own = policy.max_failures.filter(|_| pods.outdated);
+    own.map_or(by_size, to_count)
 }
 
 fn to_count(limit: u32) -> usize {

@@ -10,14 +10,14 @@ use meshwright_model::rollout::RestartLimits;
 use super::Round;
 
 impl Round<'_> {
-    /// Returns the limits of the search for workloads among these steps; no limits without one.
-    pub(super) fn restart_limits(&self, looks: &[usize]) -> RestartLimits {
-        let limits = looks
-            .iter()
-            .find_map(|index| match &self.steps[*index].step {
-                Step::Converge { limits, .. } => Some(*limits),
-                _ => None,
-            });
+    /// Returns the limits of the search for workloads in a wave, which may have ended; no limits
+    /// without one.
+    pub(super) fn restart_limits(&self, wave: usize) -> RestartLimits {
+        let mut of_wave = self.steps.iter().filter(|item| item.wave == wave);
+        let limits = of_wave.find_map(|item| match &item.step {
+            Step::Converge { limits, .. } => Some(*limits),
+            _ => None,
+        });
         limits.unwrap_or_default()
     }
 

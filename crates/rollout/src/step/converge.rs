@@ -100,10 +100,13 @@ pub(super) async fn check(
         )));
     }
     Ok(match next {
-        NextMove::Restart(added) if evicts_only(&added) => StepCheck::Evictions {
-            added,
-            left: others.iter().map(|pod| pod.user.to_string()).collect(),
-        },
+        // Without every member's answer, the number of pods that are left proves nothing.
+        NextMove::Restart(added) if evicts_only(&added) && found.silent.is_empty() => {
+            StepCheck::Evictions {
+                added,
+                left: others.iter().map(|pod| pod.user.to_string()).collect(),
+            }
+        }
         NextMove::Restart(restarts) => StepCheck::Restarts(restarts),
         NextMove::Wait(reason) => StepCheck::Waiting(reason),
         NextMove::Done => StepCheck::Done,

@@ -1,6 +1,7 @@
 //! Checks the wait between two waves of a roll-out.
 
 use jiff::{SignedDuration, Timestamp};
+use meshwright_model::operation::Progress;
 
 use super::{StepCheck, StepContext};
 use crate::ports::ObjectVersion;
@@ -8,7 +9,8 @@ use crate::ports::ObjectVersion;
 /// Checks whether the wait is over. Its end is recorded when it begins, as the capture of the step,
 /// so another worker does not begin the wait again.
 pub(super) fn check(place: &StepContext<'_>, seconds: u32) -> StepCheck {
-    if place.restarts.is_empty() {
+    let begun = |(_, progress): &(_, &Progress)| progress.is_started();
+    if !place.restarts.iter().any(begun) {
         return StepCheck::Done;
     }
     let recorded = place.progress.capture.as_ref().map(|end| {
@@ -37,7 +39,7 @@ pub(super) fn check(place: &StepContext<'_>, seconds: u32) -> StepCheck {
 mod tests {
     use std::collections::BTreeMap;
 
-    use meshwright_model::operation::{Progress, StepEvent};
+    use meshwright_model::operation::{Problem, StepEvent};
     use meshwright_model::plan::Step;
 
     use super::*;
@@ -46,7 +48,8 @@ mod tests {
     fn the_end_of_a_soak_is_recorded_once() {
         let step = Step::Soak { seconds: 60 };
         let (mut progress, former) = (Progress::default(), BTreeMap::new());
-        let restarted = Progress::default();
+        let mut restarted = Progress::default();
+        restarted.apply_event(&StepEvent::Started { capture: None });
         let restarts = [(&step, &restarted)];
         let at = |second: i64, progress: &Progress| {
             let place = StepContext {
@@ -77,13 +80,17 @@ mod tests {
     #[test]
     fn a_wave_that_restarted_nothing_needs_no_soak() {
         let (step, progress) = (Step::Soak { seconds: 60 }, Progress::default());
+        let mut excluded = Progress::default();
+        excluded.apply_event(&StepEvent::Excluded {
+            problem: Problem::paused_by_user(),
+        });
         let place = StepContext {
             operation: format!("op_{:026}", 1).parse().expect("an id"),
             number: 1,
             step: &step,
             progress: &progress,
             now: Timestamp::UNIX_EPOCH,
-            restarts: &[],
+            restarts: &[(&step, &excluded)],
             former_stamps: &BTreeMap::new(),
             unused_proof: None,
         };

@@ -91,7 +91,7 @@ impl Run<'_> {
             _ => None,
         };
         if let Some(event) = event {
-            return self.add_event_to_steps(&[number], &event).await;
+            return self.add_step_events(vec![(number, event)]).await;
         }
         self.samples.clear();
         Ok(())
@@ -99,27 +99,23 @@ impl Run<'_> {
 
     /// Goes on without the steps of a search that cannot be carried out.
     async fn skip_failed_steps(&mut self) -> Result<(), StoreError> {
-        let left = self.round().steps_to_skip();
-        self.add_event_to_steps(&left, &StepEvent::Skipped).await
+        let events = self.round().events_of_skip();
+        self.add_step_events(events).await
     }
 
     /// Lets every failed step try again, and every label that was left to another party.
     async fn retry_failed_steps(&mut self) -> Result<(), StoreError> {
         let failed = self.round().steps_to_retry();
-        self.add_event_to_steps(&failed, &StepEvent::Retried).await
+        let retried = |number| (number, StepEvent::Retried);
+        self.add_step_events(failed.into_iter().map(retried).collect())
+            .await
     }
 
-    /// Adds an event to the steps with these numbers, and starts all times again.
-    async fn add_event_to_steps(
-        &mut self,
-        numbers: &[i32],
-        event: &StepEvent,
-    ) -> Result<(), StoreError> {
-        let mut facts = Vec::new();
-        for item in &mut self.steps {
-            if numbers.contains(&item.number) {
+    /// Adds events to steps, each with the number of its step, and starts all times again.
+    async fn add_step_events(&mut self, facts: Vec<(i32, StepEvent)>) -> Result<(), StoreError> {
+        for (number, event) in &facts {
+            if let Some(item) = self.steps.iter_mut().find(|item| item.number == *number) {
                 item.progress.apply_event(event);
-                facts.push((item.number, event.clone()));
             }
         }
         self.samples.clear();

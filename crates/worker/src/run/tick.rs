@@ -106,7 +106,7 @@ impl Run<'_> {
             || !added.is_empty()
             || acts
                 .iter()
-                .any(|(index, ..)| !self.steps[*index].progress.is_started());
+                .any(|(index, ..)| !self.steps[*index].progress.begun);
         self.record_intent(facts, added, &acts, actions.waits)
             .await?;
         self.lease.mark_progress();
@@ -159,7 +159,7 @@ impl Run<'_> {
     ) -> Result<(), StoreError> {
         facts.extend(
             acts.iter()
-                .filter(|(index, ..)| !self.steps[*index].progress.is_started())
+                .filter(|(index, ..)| !self.steps[*index].progress.begun)
                 .map(|(index, capture, _)| {
                     let capture = capture.clone();
                     (self.steps[*index].number, StepEvent::Started { capture })

@@ -6,7 +6,9 @@ use axum::response::Response;
 use meshwright_model::ClosedSet;
 use meshwright_model::access::{Action, Scope};
 use meshwright_model::ids::UpgradeId;
-use meshwright_model::operation::{OperationState, RequestedSignal, Signal, StepState};
+use meshwright_model::operation::{
+    OperationState, Problem, Progress, RequestedSignal, Signal, StepState,
+};
 use meshwright_model::problem::ProblemCode;
 use meshwright_model::upgrade::{UpgradeState, Verb};
 use meshwright_store::{Operation, RolloutItemFilter, Tx};
@@ -180,6 +182,10 @@ async fn check_item(tx: &mut Tx<'_>, found: &Operation, signal: Signal, item: u3
     match (signal, state) {
         (_, StepState::Done) => refuse("The pods of this workload are as they should be.", list),
         (_, StepState::Skipped) => refuse("The roll-out goes on without this workload.", list),
+        (Signal::Retry, StepState::Excluded) if is_held_back(&item.progress) => refuse(
+            "The restart was not begun, because too many others have failed.",
+            "Retry or skip the failed ones first.",
+        ),
         (Signal::Retry, StepState::Failed | StepState::Excluded) => Ok(number),
         (Signal::Retry, _) => refuse("The restart of this workload has not failed.", list),
         _ if !found.kind.can_skip_workloads() => refuse(
@@ -188,4 +194,10 @@ async fn check_item(tx: &mut Tx<'_>, found: &Operation, signal: Signal, item: u3
         ),
         _ => Ok(number),
     }
+}
+
+/// Returns true for a restart that was not begun because too many others have failed.
+fn is_held_back(progress: &Progress) -> bool {
+    let excluded = progress.excluded.as_ref();
+    excluded.is_some_and(Problem::is_partial_rollout)
 }

@@ -123,7 +123,7 @@ impl Driver {
         let steps = self.round().steps;
         let begun = writes
             .iter()
-            .filter(|(index, ..)| !steps[*index].progress.is_started());
+            .filter(|(index, ..)| !steps[*index].progress.begun);
         let started: Vec<_> = begun
             .map(|(index, capture, _)| {
                 let capture = capture.clone();
