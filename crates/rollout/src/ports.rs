@@ -232,6 +232,8 @@ pub struct ObservedWorkload {
     pub live: Vec<LivePod>,
     /// State of the rollout of the workload's newest pod template.
     pub rollout: Readiness,
+    /// Number of pods that the newest template has made, as the controller counts them.
+    pub updated: usize,
     /// True if a changed template makes the controller take the next pod at once, although an
     /// earlier one does not serve yet. A `DaemonSet` does so, and a `StatefulSet` that manages its
     /// pods in parallel: they wait only for pods of the newest template.

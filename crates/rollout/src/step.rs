@@ -50,7 +50,7 @@ pub enum StepCheck {
     Deferred {
         /// Reason why the write waits.
         reason: String,
-        /// Number of pods of the newest template that serve. A higher number than before is
+        /// Number of pods that the newest template has made. A higher number than before is
         /// progress.
         replaced: usize,
         /// Value that an undo restores; `None` if the target is absent.

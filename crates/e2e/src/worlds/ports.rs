@@ -112,6 +112,7 @@ impl MeshClusters for World {
                 0 => Readiness::Ready,
                 left => Readiness::Pending(format!("{left} pods to go")),
             },
+            updated: known.pods.len().saturating_sub(known.outdated.into()),
             takes_next_at_once: false,
         }))
     }

@@ -117,6 +117,7 @@ impl Snapshot {
                 })
                 .collect(),
             rollout: self.explain_rollout(record),
+            updated: record.updated,
             takes_next_at_once: record.takes_next_at_once,
         })
     }

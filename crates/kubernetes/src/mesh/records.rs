@@ -24,6 +24,8 @@ pub(super) struct WorkloadRecord {
     pub(super) template: PodLabels,
     pub(super) restart_blocker: Option<RestartBlocker>,
     pub(super) rolled: Readiness,
+    /// Number of pods that the newest template has made.
+    pub(super) updated: usize,
     /// Whether a changed template makes the controller take the next pod at once, although an
     /// earlier one does not serve yet.
     pub(super) takes_next_at_once: bool,
@@ -72,6 +74,7 @@ impl WorkloadRecord {
             },
             restart_blocker: restart_blocker_of(kind, object),
             rolled: rollout_readiness(&workload, object),
+            updated: updated_pods(kind, object),
             takes_next_at_once: takes_next_at_once(kind, object),
             workload,
         }
@@ -231,6 +234,15 @@ fn takes_next_at_once(kind: WorkloadKind, object: &Value) -> bool {
         WorkloadKind::StatefulSet => object["spec"]["podManagementPolicy"] == "Parallel",
         WorkloadKind::DaemonSet => true,
     }
+}
+
+/// Returns the number of pods that the newest template has made, from the status of the workload.
+fn updated_pods(kind: WorkloadKind, object: &Value) -> usize {
+    let field = match kind {
+        WorkloadKind::Deployment | WorkloadKind::StatefulSet => "/status/updatedReplicas",
+        WorkloadKind::DaemonSet => "/status/updatedNumberScheduled",
+    };
+    usize::try_from(number_at(object, field)).unwrap_or(0)
 }
 
 /// Returns the number of pods that a Deployment or `StatefulSet` asks for.

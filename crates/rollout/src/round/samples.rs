@@ -84,6 +84,10 @@ impl Samples {
             {
                 (self.waits_since, self.replaced) = (now, *replaced);
             }
+            // The owner has changed the template once more, so the count begins again.
+            Ok(StepCheck::Deferred { replaced, .. }) if *replaced < self.replaced => {
+                self.replaced = *replaced;
+            }
             Ok(StepCheck::Restarts(_)) => self.waits_since = now,
             Ok(StepCheck::Evictions { left, .. }) => {
                 self.waits_since = now;

@@ -61,11 +61,7 @@ fn check_stamp(
             reason: format!(
                 "its pods are being replaced already, and a restart now would take one more away: {state}"
             ),
-            replaced: seen
-                .live
-                .iter()
-                .filter(|pod| pod.readiness == PodReadiness::Ready && !pod.terminating)
-                .count(),
+            replaced: seen.updated,
             capture: seen.stamp,
             version: seen.version,
         },

@@ -133,6 +133,7 @@ impl MeshClusters for FakeClusters {
                 "look at them",
             )),
         };
+        let updated = known.pods.len().saturating_sub(known.outdated);
         let live = known
             .pods
             .into_iter()
@@ -153,6 +154,7 @@ impl MeshClusters for FakeClusters {
             version: state.object_version(&target),
             live,
             rollout: rolled,
+            updated,
             takes_next_at_once: known.replacing,
         }))
     }
