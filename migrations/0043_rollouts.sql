@@ -4,7 +4,3 @@ COMMENT ON COLUMN upgrades.rollout IS 'Waves and limits of the roll-out, as the 
 
 ALTER TABLE wishes ADD COLUMN item_number integer;
 COMMENT ON COLUMN wishes.item_number IS 'Number of the only step that the wish is about; null where it is about the whole operation.';
-
--- The roll-outs of a mesh are listed, and most operations of a long-lived mesh are none.
-CREATE INDEX operations_rollouts ON operations (tenant_id, mesh_id, operation_id)
-    WHERE kind IN ('restart', 'roll', 'move', 'rollback');
