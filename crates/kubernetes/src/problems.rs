@@ -41,6 +41,11 @@ pub fn problem_from_error(error: &ClusterError) -> Problem {
             format!("{place} changed in between."),
             "Try again.",
         ),
+        ClusterError::Delayed { place, cause } => Problem::new(
+            ProblemCode::TryAgain,
+            format!("{place} cannot be changed now: {cause}."),
+            "Try again.",
+        ),
         ClusterError::Expired => Problem::new(
             ProblemCode::TryAgain,
             "The attempt took too long.",

@@ -96,6 +96,8 @@ pub struct StepTiming {
     /// Number of consecutive checks that added evictions although no fewer pods were left than
     /// before.
     pub vain_evictions: u32,
+    /// Reason why the cluster did not allow the last write, if it may allow it later.
+    pub delayed: Option<String>,
 }
 
 /// Number of consecutive checks after which a roll-out counts as partial.
@@ -148,7 +150,9 @@ pub fn decide(
         }
         Ok(StepCheck::Done) => Decision::Done,
         Ok(StepCheck::Ready { .. }) if run.waited > patience.for_step(step) => {
-            Decision::Pause(timeout_problem(step, "what is pushed does not come true"))
+            let reason = run.delayed.as_deref();
+            let reason = reason.unwrap_or("what is pushed does not come true");
+            Decision::Pause(timeout_problem(step, reason))
         }
         Ok(StepCheck::Ready {
             capture,
@@ -195,6 +199,7 @@ pub fn decide(
             | StepCheck::Replacing { reason, .. },
         ) => Decision::Wait(reason),
         Err(ClusterError::Changed { place }) => wait_after_change(&place),
+        Err(ClusterError::Delayed { place, cause }) => Decision::Wait(format!("{place}: {cause}")),
         Err(ClusterError::Unreachable { place, code, cause })
             if run.silent > patience.unreachable =>
         {
@@ -221,6 +226,7 @@ pub fn decide_after_planning_failure(
 ) -> Decision {
     let hint = match error {
         ClusterError::Changed { place } => return wait_after_change(place),
+        ClusterError::Delayed { .. } => return Decision::Wait(error.to_string()),
         ClusterError::Expired => return Decision::Stop,
         ClusterError::Unreachable { .. } if silent <= patience.unreachable => {
             return Decision::Wait(error.to_string());

@@ -127,7 +127,7 @@ pub trait MeshClusters: TeardownInspection {
     /// that a look has shown; a pod of the same name that was created since is not evicted.
     ///
     /// # Errors
-    /// Returns [`ClusterError::Changed`] when the pod is gone or a budget allows no disruption now,
+    /// Returns [`ClusterError::Changed`] when the pod is gone, [`ClusterError::Delayed`] when a budget allows no disruption now,
     /// and the errors of [`MeshClusters::write_target`].
     async fn evict_pod(
         &self,
@@ -338,6 +338,15 @@ pub enum ClusterError {
         /// Cluster or target that changed, as text for people.
         place: String,
     },
+    /// The cluster does not allow the call now, but may later, such as an eviction that a disruption
+    /// budget forbids.
+    #[error("{place} cannot be changed now")]
+    Delayed {
+        /// Target that stays as it is, as text for people.
+        place: String,
+        /// Cause in our words.
+        cause: String,
+    },
     /// The cluster denied or rejected the call: a person has to act.
     #[error("{place} refused")]
     Refused {
@@ -370,6 +379,7 @@ impl ClusterError {
                 (*code, format!("{self} ({cause})."))
             }
             Self::Changed { .. } => (ProblemCode::ClusterChanged, format!("{self}.")),
+            Self::Delayed { cause, .. } => (ProblemCode::TryAgain, format!("{self}: {cause}.")),
             Self::Expired => (
                 ProblemCode::TryAgain,
                 "The attempt took too long.".to_owned(),

@@ -130,6 +130,7 @@ struct State {
     write_attempts: u64,
     user_searches: usize,
     push_count: u64,
+    evictions_forbidden: bool,
     /// Largest number of workloads whose pods were being replaced at one time.
     max_restarting: usize,
     cut: Option<(u64, Cut)>,

@@ -71,3 +71,33 @@ async fn b7_a_rollback_in_place_names_a_pod_that_has_no_controller() {
         problem.message
     );
 }
+
+/// The reason is a budget of the users, so the problem has to say so.
+#[tokio::test]
+async fn b7_an_eviction_that_a_budget_forbids_names_the_budget() {
+    let fleet = Fleet::new().await;
+    let upgrade = holding_in_place(&fleet).await;
+    fleet.clusters.add_other_pod("c1", "stable", "report", true);
+    fleet.clusters.set_evictions_forbidden(true);
+    let _running = fleet.run_clock(600);
+    let state = fleet
+        .apply_verb_and_run(upgrade, Verb::Rollback)
+        .await
+        .state;
+    let UpgradeState::Paused { problem, .. } = state else {
+        panic!("it is not paused: {state:?}")
+    };
+    assert_eq!(problem.code, "rollout_partial");
+    let operation = fleet.upgrade(upgrade).await.operation.expect("a stage");
+    let mut tx = fleet.db.begin_beside_workers().await;
+    let steps = tx.operations().list_steps(operation).await.expect("a plan");
+    let failed = steps
+        .iter()
+        .filter_map(|item| item.progress.failed.as_ref());
+    let named = failed.filter(|problem| problem.message.contains("disruption budget"));
+    assert_eq!(named.count(), 1, "{steps:?}");
+    drop(tx);
+    fleet.clusters.set_evictions_forbidden(false);
+    let rolled = fleet.apply_verb_and_run(upgrade, Verb::Retry).await;
+    assert_eq!(rolled.state.as_str(), "rolled_back", "{:?}", rolled.state);
+}

@@ -85,7 +85,7 @@ impl ClusterClient {
     }
 
     /// Evicts a pod, named as `name/uid`, within the disruption budgets of its owner. Fails with
-    /// `Changed` if the pod is gone, or if a budget allows no disruption now.
+    /// `Changed` if the pod is gone, and with `Delayed` if a budget allows no disruption now.
     ///
     /// # Errors
     /// Fails as [`ClusterClient::get`] does.
@@ -110,19 +110,17 @@ impl ClusterClient {
                 Some(permit),
             )
             .await;
+        let place = || format!("pod {namespace}/{name} in {}", self.cluster_name());
         match sent {
             Ok(_) => Ok(()),
-            Err(failure)
-                if matches!(
-                    failure.http_status(),
-                    Some(StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS)
-                ) =>
-            {
-                Err(ClusterError::Changed {
-                    place: format!("pod {namespace}/{name}"),
-                })
-            }
-            Err(failure) => Err(failure.into_cluster_error(self.cluster_name())),
+            Err(failure) => Err(match failure.http_status() {
+                Some(StatusCode::NOT_FOUND) => ClusterError::Changed { place: place() },
+                Some(StatusCode::TOO_MANY_REQUESTS) => ClusterError::Delayed {
+                    place: place(),
+                    cause: "a disruption budget allows no eviction".to_owned(),
+                },
+                _ => failure.into_cluster_error(self.cluster_name()),
+            }),
         }
     }
 

@@ -26,7 +26,9 @@ fn limits() -> ResponseLimits {
 fn code(error: &ClusterError) -> ProblemCode {
     match error {
         ClusterError::Unreachable { code, .. } | ClusterError::Refused { code, .. } => *code,
-        ClusterError::Changed { .. } | ClusterError::Expired => panic!("{error:?}"),
+        ClusterError::Changed { .. } | ClusterError::Delayed { .. } | ClusterError::Expired => {
+            panic!("{error:?}")
+        }
     }
 }
 

@@ -51,7 +51,7 @@ impl ClusterError {
         match self {
             Self::Unreachable { .. } => true,
             Self::Refused { code, .. } => is_cluster_lost_code(*code),
-            Self::Changed { .. } | Self::Expired => false,
+            Self::Changed { .. } | Self::Delayed { .. } | Self::Expired => false,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::step::StepCheck;
 
 /// Summary of the checks of one step. It lives in memory only: when another claim takes over, the
 /// count starts again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Samples {
     /// Time of the first check, or of the last progress.
     waits_since: Timestamp,
@@ -25,6 +25,8 @@ pub struct Samples {
     /// Fewest pods that were left to evict, and the evictions that were added since.
     fewest_left: Option<usize>,
     vain_evictions: u32,
+    /// Reason why the cluster did not allow the last write.
+    delayed: Option<String>,
 }
 
 impl Samples {
@@ -41,7 +43,18 @@ impl Samples {
             partial_seen: None,
             fewest_left: None,
             vain_evictions: 0,
+            delayed: None,
         }
+    }
+
+    /// Notes that the cluster did not allow the write of the step now, for this reason.
+    pub fn note_delay(&mut self, reason: String) {
+        self.delayed = Some(reason);
+    }
+
+    /// Returns the reason why the cluster did not allow the last write of the step.
+    pub fn delay(&self) -> Option<&str> {
+        self.delayed.as_deref()
     }
 
     /// Returns true if the last check of the step has deferred its write.
@@ -77,6 +90,9 @@ impl Samples {
             }
             self.deferred = deferred;
             self.in_use = matches!(answer, StepCheck::InUse(_));
+            if !matches!(answer, StepCheck::Ready { .. }) {
+                self.delayed = None;
+            }
         }
         match check {
             Ok(StepCheck::Replacing { replaced, .. } | StepCheck::Deferred { replaced, .. })
@@ -131,6 +147,7 @@ impl Samples {
             goal_seen: counted(self.goal_seen),
             partial_seen: counted(self.partial_seen),
             vain_evictions: self.vain_evictions,
+            delayed: self.delayed.clone(),
         }
     }
 }

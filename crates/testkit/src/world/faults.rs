@@ -109,6 +109,11 @@ impl FakeClusters {
             .insert(member.parse().expect(member), webhooks);
     }
 
+    /// Lets disruption budgets forbid every eviction, or allow evictions again.
+    pub fn set_evictions_forbidden(&self, forbidden: bool) {
+        self.lock().evictions_forbidden = forbidden;
+    }
+
     /// Makes a target refuse writes, or accept them again.
     pub fn set_writes_refused(&self, target: &Target, refused: bool) {
         let mut state = self.lock();

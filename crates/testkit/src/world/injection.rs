@@ -98,6 +98,12 @@ impl State {
         if permit.deadline.has_passed() {
             return Err(ClusterError::Expired);
         }
+        if self.evictions_forbidden {
+            return Err(ClusterError::Delayed {
+                place: format!("pod {namespace}/{pod} in {member}"),
+                cause: "a disruption budget allows no eviction".into(),
+            });
+        }
         if self.replace_other_pod(member, namespace, pod) {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! Counts and times the checks of each step while a claim runs.
 
 use meshwright_rollout::decide::StepTiming;
-use meshwright_rollout::ports::ClusterError;
+use meshwright_rollout::ports::{ClusterError, ObjectVersion};
 use meshwright_rollout::round::Samples;
 use meshwright_rollout::step::StepCheck;
 
@@ -34,5 +34,25 @@ impl Run<'_> {
             .entry(item.number)
             .or_insert_with(|| Samples::starting_at(now))
             .add_check(check, awaits_restarts, now)
+    }
+
+    /// Notes that a cluster did not allow the write of a step now.
+    pub(super) fn note_delay(&mut self, index: usize, reason: String) {
+        if let Some(samples) = self.samples.get_mut(&self.steps[index].number) {
+            samples.note_delay(reason);
+        }
+    }
+
+    /// Returns the reason why the first of these writes is repeated, if its cluster has not allowed
+    /// it so far.
+    pub(super) fn first_delay(
+        &self,
+        acts: &[(usize, Option<String>, ObjectVersion)],
+    ) -> Option<String> {
+        acts.iter().find_map(|(index, ..)| {
+            let item = &self.steps[*index];
+            let reason = self.samples.get(&item.number)?.delay()?;
+            Some(format!("{}: {reason}", item.step))
+        })
     }
 }

@@ -107,8 +107,8 @@ impl Run<'_> {
             || acts
                 .iter()
                 .any(|(index, ..)| !self.steps[*index].progress.begun);
-        self.record_intent(facts, added, &acts, actions.waits)
-            .await?;
+        let waits = actions.waits.or_else(|| self.first_delay(&acts));
+        self.record_intent(facts, added, &acts, waits).await?;
         self.lease.mark_progress();
         Ok(match self.apply_steps(world.as_ref(), acts).await? {
             ApplyOutcome::Sent if onward => LoopControl::Advanced,
@@ -235,6 +235,9 @@ impl Run<'_> {
         for (index, answer) in answers {
             match answer {
                 Ok(()) | Err(ClusterError::Changed { .. } | ClusterError::Unreachable { .. }) => {}
+                Err(ClusterError::Delayed { place, cause }) => {
+                    self.note_delay(index, format!("{place}: {cause}"));
+                }
                 Err(ClusterError::Expired) => return Ok(ApplyOutcome::Ended(RunEnd::LeaseLost)),
                 Err(error) => {
                     let decided = decide(

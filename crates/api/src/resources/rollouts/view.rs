@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use meshwright_model::operation::StepState;
-use meshwright_model::plan::Step;
+use meshwright_model::plan::{Stamp, Step};
 use meshwright_store::{RolloutItem, RolloutStateCount};
 use meshwright_wire::{Rollout, RolloutActionValue, RolloutCounts, RolloutWaveProgress};
 
@@ -68,7 +68,11 @@ pub(super) fn item_view(
     let object = item.object()?;
     let wave = waves.iter().position(|wave| *wave == item.wave)?;
     let action = match item.step {
-        Step::Evict { .. } => RolloutActionValue::Evict,
+        Step::Evict { .. }
+        | Step::Restart {
+            stamp: Stamp::Evict,
+            ..
+        } => RolloutActionValue::Evict,
         _ => RolloutActionValue::Restart,
     };
     let problem = item.progress.failed.as_ref();
