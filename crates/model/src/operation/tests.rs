@@ -28,6 +28,7 @@ fn the_first_capture_wins_and_a_retry_clears_the_failure() {
         progress,
         Progress {
             capture: Some(None),
+            begun: true,
             done: true,
             failed: None,
             attempt: 1,
