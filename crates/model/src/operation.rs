@@ -310,6 +310,11 @@ impl OperationState {
         )
     }
 
+    /// Returns true for an operation that is paused because some workloads could not be restarted.
+    pub fn is_partial_rollout(&self) -> bool {
+        matches!(self, Self::Paused { problem } if problem.is_partial_rollout())
+    }
+
     /// Returns true when a person has to act.
     pub fn needs_attention(&self) -> bool {
         matches!(self, Self::Paused { .. } | Self::Failed { .. })

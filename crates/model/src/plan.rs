@@ -328,6 +328,18 @@ impl Step {
         }
     }
 
+    /// Returns true for a step that evicts pods instead of changing their template.
+    pub fn evicts_pods(&self) -> bool {
+        matches!(
+            self,
+            Self::Evict { .. }
+                | Self::Restart {
+                    stamp: Stamp::Evict,
+                    ..
+                }
+        )
+    }
+
     /// Returns the target that the step writes. A later claim fences this target.
     pub fn written_target(&self) -> Option<Target> {
         match self {

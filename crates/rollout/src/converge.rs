@@ -159,7 +159,7 @@ pub fn next_move(
     let mut added = new_restarts(&judged);
     if goal.has_too_many_failures() {
         // In a rollback, the eviction that follows a failed restart is the way out of the failure.
-        added.retain(|new| !goal.outdated && evicts(&new.step));
+        added.retain(|new| !goal.outdated && new.step.evicts_pods());
     }
     added.extend(new_exclusions(&judged));
     if goal.evict && restarting == 0 && added.is_empty() {
@@ -336,16 +336,6 @@ fn new_exclusions(judged: &[(&Candidate, RestartHistory, Verdict)]) -> Vec<NewRe
             _ => None,
         })
         .collect()
-}
-
-fn evicts(step: &Step) -> bool {
-    matches!(
-        step,
-        Step::Restart {
-            stamp: Stamp::Evict,
-            ..
-        }
-    )
 }
 
 fn restart_step(candidate: &Candidate, wanted: Sidecar, stamp: Stamp) -> Step {

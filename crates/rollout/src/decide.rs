@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use meshwright_model::operation::Problem;
-use meshwright_model::plan::{Stamp, Step, Target};
+use meshwright_model::plan::{Step, Target};
 use meshwright_model::problem::ProblemCode;
 
 use crate::converge::NewRestart;
@@ -54,14 +54,10 @@ impl Timeouts {
         match step {
             _ if in_use => self.unused_check_interval,
             // A disruption budget may refuse an eviction for minutes.
-            Step::Soak { .. }
-            | Step::Evict { .. }
-            | Step::Restart {
-                stamp: Stamp::Evict,
-                ..
+            step if step.evicts_pods() => self.unused_check_interval,
+            Step::Soak { .. } | Step::AwaitUnused { .. } | Step::Converge { .. } => {
+                self.unused_check_interval
             }
-            | Step::AwaitUnused { .. }
-            | Step::Converge { .. } => self.unused_check_interval,
             _ => SignedDuration::ZERO,
         }
     }

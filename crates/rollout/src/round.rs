@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{OperationKind, Problem, Progress, StepEvent};
-use meshwright_model::plan::{PlannedStep, Stamp, Step, Target};
+use meshwright_model::plan::{PlannedStep, Step, Target};
 use meshwright_model::problem::ProblemCode;
 
 use crate::converge::WorkloadKey;
@@ -168,13 +168,11 @@ impl<'a> Round<'a> {
                 format!("The restart was not begun, because {failures} others have failed."),
                 "Solve what the others complain about, then retry.",
             );
-            let evicts = |item: &PlannedStep| {
-                let stamp = Stamp::Evict;
-                matches!(&item.step, Step::Restart { stamp: found, .. } if *found == stamp)
-            };
             // A rollback evicts the pods of a failed restart, so the failure must not hold that back.
             let waiting = |item: &&PlannedStep| {
-                !item.progress.begun && !self.is_closed(item) && (*outdated || !evicts(item))
+                !item.progress.begun
+                    && !self.is_closed(item)
+                    && (*outdated || !item.step.evicts_pods())
             };
             events.extend(
                 self.steps
@@ -257,7 +255,7 @@ impl<'a> Round<'a> {
         let held_back = |wave: usize| {
             self.steps
                 .iter()
-                .any(|item| item.wave == wave && is_held_back(item))
+                .any(|item| item.wave == wave && item.progress.is_held_back())
         };
         let event = |item: &PlannedStep| {
             let search_goes_on = is_converge(&item.step) && held_back(item.wave);
@@ -270,17 +268,11 @@ impl<'a> Round<'a> {
         };
         self.steps
             .iter()
-            .filter(|item| self.belongs_to_search(item) && !is_held_back(item))
+            .filter(|item| self.belongs_to_search(item) && !item.progress.is_held_back())
             .filter(|item| item.progress.failed.is_some() || item.progress.excluded.is_some())
             .map(event)
             .collect()
     }
-}
-
-/// Returns true for a restart that was not begun because too many others have failed.
-fn is_held_back(item: &PlannedStep) -> bool {
-    let excluded = item.progress.excluded.as_ref();
-    excluded.is_some_and(Problem::is_partial_rollout)
 }
 
 /// Returns true for the steps that a search for workloads adds to its wave.

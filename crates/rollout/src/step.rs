@@ -176,7 +176,7 @@ impl StepContext<'_> {
                 let goal = Goal {
                     off: off.as_ref(),
                     outdated: *outdated,
-                    // A rollback that an earlier version planned does not name it.
+                    // A rollback has to end, so it evicts such pods without being asked.
                     evict: *evict || !*outdated,
                     max_failures: *max_failures,
                     failures: self.count_failures(),

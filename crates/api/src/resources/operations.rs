@@ -189,7 +189,7 @@ pub(crate) fn check_signal(found: &meshwright_store::Operation, wish: Signal) ->
     if found.state.is_terminal() {
         return Err(ended_error(&found.state));
     }
-    if wish == Signal::Skip && !is_partial(&found.state) {
+    if wish == Signal::Skip && !found.state.is_partial_rollout() {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             ProblemCode::InvalidTransition,
@@ -208,11 +208,6 @@ pub(crate) fn ended_error(state: &OperationState) -> ApiError {
         format!("It has {}.", state.as_str()),
         "There is nothing left to ask of it.",
     )
-}
-
-/// Returns true for an operation that is paused because some workloads could not be restarted.
-pub(crate) fn is_partial(state: &OperationState) -> bool {
-    matches!(state, OperationState::Paused { problem } if problem.is_partial_rollout())
 }
 
 /// Builds the problem for a verb that was sent to a stage of an upgrade. The hint names the

@@ -124,6 +124,12 @@ impl Progress {
         self.done || self.skipped || self.excluded.is_some()
     }
 
+    /// Returns true for a restart that was not begun because too many others have failed.
+    pub fn is_held_back(&self) -> bool {
+        let excluded = self.excluded.as_ref();
+        excluded.is_some_and(Problem::is_partial_rollout)
+    }
+
     /// Returns true once the step has recorded its capture. From then on, its write may have been
     /// made.
     pub fn is_started(&self) -> bool {

@@ -512,7 +512,7 @@ fn b7_the_eviction_after_a_failed_restart_passes_the_failure_limit_of_a_rollback
     };
     let next = next_move(&goal, &broken, &histories(&broken, &known), &[]);
     assert!(
-        matches!(&next, NextMove::Restart(new) if evicts(&new[0].step)),
+        matches!(&next, NextMove::Restart(new) if new[0].step.evicts_pods()),
         "{next:?}"
     );
 }

@@ -87,7 +87,7 @@ fn converge_step(
         namespaces: pods.namespaces.map(<[NamespaceKey]>::to_vec),
         max_failures: max_failures(pods, policy, survey),
         limits: policy.limits,
-        evict: policy.evict_pods || !pods.outdated,
+        evict: policy.evict_pods,
         // The last wave ends the roll-out, so a person decides about what it could not restart.
         on_failure: selection
             .as_ref()

@@ -1,7 +1,7 @@
 //! Checks the steps of a round: a retry keeps to the limits, and a skip leaves only what cannot be
 //! restarted.
 
-use meshwright_model::plan::{Sidecar, WorkloadKind, WorkloadRef};
+use meshwright_model::plan::{Sidecar, Stamp, WorkloadKind, WorkloadRef};
 use meshwright_model::rollout::{OnFailure, RestartLimits};
 
 use super::*;

@@ -71,8 +71,7 @@ impl Run<'_> {
         signal: Signal,
         number: i32,
     ) -> Result<(), StoreError> {
-        let state = &self.operation.state;
-        if matches!(state, OperationState::Paused { problem } if problem.is_partial_rollout()) {
+        if self.operation.state.is_partial_rollout() {
             self.operation.state = OperationState::Running;
         }
         let Some(progress) = self

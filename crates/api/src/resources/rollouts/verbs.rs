@@ -6,9 +6,7 @@ use axum::response::Response;
 use meshwright_model::ClosedSet;
 use meshwright_model::access::{Action, Scope};
 use meshwright_model::ids::UpgradeId;
-use meshwright_model::operation::{
-    OperationState, Problem, Progress, RequestedSignal, Signal, StepState,
-};
+use meshwright_model::operation::{OperationState, RequestedSignal, Signal, StepState};
 use meshwright_model::problem::ProblemCode;
 use meshwright_model::upgrade::{UpgradeState, Verb};
 use meshwright_store::{Operation, RolloutItemFilter, Tx};
@@ -18,7 +16,7 @@ use serde_json::Value;
 use crate::error::{ApiError, Result};
 use crate::request::caller::{Authenticated, Caller};
 use crate::request::mutation::{Body, Mutation, MutationOutcome};
-use crate::resources::operations::{check_signal, ended_error, is_partial};
+use crate::resources::operations::{check_signal, ended_error};
 use crate::resources::rollouts::authorized_rollout;
 use crate::resources::rollouts::view::rollout_view;
 
@@ -170,7 +168,7 @@ async fn check_item(tx: &mut Tx<'_>, found: &Operation, signal: Signal, item: u3
                 "Resume it first with `meshwright rollout resume ID`.",
             );
         }
-        if !is_partial(&found.state) {
+        if !found.state.is_partial_rollout() {
             return refuse(
                 "The roll-out is paused by a problem that is not about one workload.",
                 "Solve it, then retry the whole roll-out with `meshwright rollout retry ID`.",
@@ -182,7 +180,7 @@ async fn check_item(tx: &mut Tx<'_>, found: &Operation, signal: Signal, item: u3
     match (signal, state) {
         (_, StepState::Done) => refuse("The pods of this workload are as they should be.", list),
         (_, StepState::Skipped) => refuse("The roll-out goes on without this workload.", list),
-        (Signal::Retry, StepState::Excluded) if is_held_back(&item.progress) => refuse(
+        (Signal::Retry, StepState::Excluded) if item.progress.is_held_back() => refuse(
             "The restart was not begun, because too many others have failed.",
             "Retry or skip the failed ones first.",
         ),
@@ -194,10 +192,4 @@ async fn check_item(tx: &mut Tx<'_>, found: &Operation, signal: Signal, item: u3
         ),
         _ => Ok(number),
     }
-}
-
-/// Returns true for a restart that was not begun because too many others have failed.
-fn is_held_back(progress: &Progress) -> bool {
-    let excluded = progress.excluded.as_ref();
-    excluded.is_some_and(Problem::is_partial_rollout)
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use meshwright_model::operation::StepState;
-use meshwright_model::plan::{Stamp, Step};
 use meshwright_store::{RolloutItem, RolloutStateCount};
 use meshwright_wire::{Rollout, RolloutActionValue, RolloutCounts, RolloutWaveProgress};
 
@@ -67,13 +66,10 @@ pub(super) fn item_view(
 ) -> Option<meshwright_wire::RolloutItem> {
     let object = item.object()?;
     let wave = waves.iter().position(|wave| *wave == item.wave)?;
-    let action = match item.step {
-        Step::Evict { .. }
-        | Step::Restart {
-            stamp: Stamp::Evict,
-            ..
-        } => RolloutActionValue::Evict,
-        _ => RolloutActionValue::Restart,
+    let action = if item.step.evicts_pods() {
+        RolloutActionValue::Evict
+    } else {
+        RolloutActionValue::Restart
     };
     let problem = item.progress.failed.as_ref();
     Some(meshwright_wire::RolloutItem {
